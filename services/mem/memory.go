@@ -1,0 +1,231 @@
+// Package mem holds a guest's physical memory and knows which pages were
+// written.
+//
+// Memory is one anonymous mapping. Every write that does not come from a CPU
+// (devices, loaders, checkpoints) goes through Memory's methods, which check
+// bounds and mark pages dirty; a CPU engine that writes through Bytes marks
+// pages itself. All methods may be called from several goroutines. As on real
+// hardware, unsynchronized access to the same bytes yields either value.
+package mem
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/bits"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// PageSize is the size in bytes of the pages that are tracked and transferred.
+const (
+	PageShift = 12
+	PageSize  = 1 << PageShift
+)
+
+// MaxSize bounds guest memory, in bytes.
+const MaxSize = 1 << 40
+
+// ErrBounds is returned for an access that is not wholly inside guest memory.
+var ErrBounds = errors.New("address outside guest memory")
+
+// Memory is guest RAM that begins at guest-physical address Base.
+type Memory struct {
+	base  uint64
+	bytes []byte
+	dirty Bitmap
+}
+
+// New maps size bytes of zeroed guest memory at guest-physical address base.
+// Both must be multiples of PageSize. Close unmaps it.
+func New(base, size uint64) (*Memory, error) {
+	if size == 0 || size%PageSize != 0 || base%PageSize != 0 || size > MaxSize {
+		return nil, fmt.Errorf("guest memory of %d bytes at %#x: size and base must be multiples of %d, size from %d to %d",
+			size, base, PageSize, PageSize, uint64(MaxSize))
+	}
+	b, err := unix.Mmap(-1, 0, int(size), unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	if err != nil {
+		return nil, fmt.Errorf("map %d bytes of guest memory: %w", size, err)
+	}
+	return &Memory{base: base, bytes: b, dirty: NewBitmap(size / PageSize)}, nil
+}
+
+// Close unmaps the memory. Nothing may use it afterwards.
+func (m *Memory) Close() error {
+	b := m.bytes
+	m.bytes = nil
+	if b == nil {
+		return nil
+	}
+	return unix.Munmap(b)
+}
+
+// Base returns the guest-physical address of the first byte.
+func (m *Memory) Base() uint64 { return m.base }
+
+// Size returns the number of bytes.
+func (m *Memory) Size() uint64 { return uint64(len(m.bytes)) }
+
+// Pages returns the number of pages.
+func (m *Memory) Pages() uint64 { return uint64(len(m.bytes)) >> PageShift }
+
+// Bytes is the whole memory. Who writes through it must call MarkDirty.
+func (m *Memory) Bytes() []byte { return m.bytes }
+
+// Dirty is the bitmap of pages written since it was last drained.
+func (m *Memory) Dirty() Bitmap { return m.dirty }
+
+// Page returns the bytes of page n (counted from Base), which must be < Pages.
+func (m *Memory) Page(n uint64) []byte {
+	return m.bytes[n<<PageShift : (n+1)<<PageShift : (n+1)<<PageShift]
+}
+
+// Contains tells whether [addr, addr+n) is guest memory.
+func (m *Memory) Contains(addr, n uint64) bool {
+	off := addr - m.base
+	return addr >= m.base && off <= uint64(len(m.bytes)) && n <= uint64(len(m.bytes))-off
+}
+
+// Slice returns the n bytes at guest-physical addr for reading only.
+func (m *Memory) Slice(addr, n uint64) ([]byte, error) {
+	if !m.Contains(addr, n) {
+		return nil, fmt.Errorf("%d bytes at %#x: %w", n, addr, ErrBounds)
+	}
+	off := addr - m.base
+	return m.bytes[off : off+n : off+n], nil
+}
+
+// ReadAt copies len(p) bytes at guest-physical addr into p.
+func (m *Memory) ReadAt(p []byte, addr uint64) error {
+	s, err := m.Slice(addr, uint64(len(p)))
+	if err != nil {
+		return err
+	}
+	copy(p, s)
+	return nil
+}
+
+// WriteAt copies p to guest-physical addr and marks the pages dirty.
+func (m *Memory) WriteAt(p []byte, addr uint64) error {
+	s, err := m.Slice(addr, uint64(len(p)))
+	if err != nil {
+		return err
+	}
+	copy(s, p)
+	m.MarkDirty(addr, uint64(len(p)))
+	return nil
+}
+
+// Uint16, Uint32 and Uint64 read a little-endian integer at addr.
+func (m *Memory) Uint16(addr uint64) (uint16, error) {
+	s, err := m.Slice(addr, 2)
+	if err != nil {
+		return 0, err
+	}
+	return binary.LittleEndian.Uint16(s), nil
+}
+
+// Uint32 reads a little-endian integer at addr.
+func (m *Memory) Uint32(addr uint64) (uint32, error) {
+	s, err := m.Slice(addr, 4)
+	if err != nil {
+		return 0, err
+	}
+	return binary.LittleEndian.Uint32(s), nil
+}
+
+// Uint64 reads a little-endian integer at addr.
+func (m *Memory) Uint64(addr uint64) (uint64, error) {
+	s, err := m.Slice(addr, 8)
+	if err != nil {
+		return 0, err
+	}
+	return binary.LittleEndian.Uint64(s), nil
+}
+
+// PutUint16 writes a little-endian integer at addr and marks the page dirty.
+func (m *Memory) PutUint16(addr uint64, v uint16) error {
+	var b [2]byte
+	binary.LittleEndian.PutUint16(b[:], v)
+	return m.WriteAt(b[:], addr)
+}
+
+// PutUint32 writes a little-endian integer at addr and marks the page dirty.
+func (m *Memory) PutUint32(addr uint64, v uint32) error {
+	var b [4]byte
+	binary.LittleEndian.PutUint32(b[:], v)
+	return m.WriteAt(b[:], addr)
+}
+
+// PutUint64 writes a little-endian integer at addr and marks the page dirty.
+func (m *Memory) PutUint64(addr uint64, v uint64) error {
+	var b [8]byte
+	binary.LittleEndian.PutUint64(b[:], v)
+	return m.WriteAt(b[:], addr)
+}
+
+// MarkDirty marks the pages of [addr, addr+n), which must be guest memory.
+func (m *Memory) MarkDirty(addr, n uint64) {
+	if n == 0 {
+		return
+	}
+	first, last := (addr-m.base)>>PageShift, (addr-m.base+n-1)>>PageShift
+	for p := first; p <= last; p++ {
+		m.dirty.Set(p)
+	}
+}
+
+// Bitmap is a set of page or block numbers that goroutines may change at once.
+type Bitmap []atomic.Uint64
+
+// NewBitmap returns an empty set of numbers below n.
+func NewBitmap(n uint64) Bitmap { return make(Bitmap, (n+63)/64) }
+
+// Set adds i.
+func (b Bitmap) Set(i uint64) {
+	w, bit := &b[i>>6], uint64(1)<<(i&63)
+	if w.Load()&bit == 0 {
+		w.Or(bit)
+	}
+}
+
+// Has tells whether i is in the set.
+func (b Bitmap) Has(i uint64) bool { return b[i>>6].Load()&(1<<(i&63)) != 0 }
+
+// DrainInto moves every number of b into dst, a bitmap of the same length.
+func (b Bitmap) DrainInto(dst Bitmap) {
+	for i := range b {
+		if b[i].Load() != 0 {
+			dst[i].Or(b[i].Swap(0))
+		}
+	}
+}
+
+// Clear empties the set.
+func (b Bitmap) Clear() {
+	for i := range b {
+		b[i].Store(0)
+	}
+}
+
+// Count returns the size of the set.
+func (b Bitmap) Count() int {
+	n := 0
+	for i := range b {
+		n += bits.OnesCount64(b[i].Load())
+	}
+	return n
+}
+
+// All calls yield for each number in ascending order until it returns false.
+func (b Bitmap) All(yield func(uint64) bool) {
+	for i := range b {
+		for w := b[i].Load(); w != 0; w &= w - 1 {
+			if !yield(uint64(i)<<6 + uint64(bits.TrailingZeros64(w))) {
+				return
+			}
+		}
+	}
+}
