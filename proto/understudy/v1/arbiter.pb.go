@@ -196,7 +196,140 @@ func (x Refusal_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refusal_Action.Descriptor instead.
 func (Refusal_Action) EnumDescriptor() ([]byte, []int) {
-	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{18, 0}
+	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{20, 0}
+}
+
+type DiscoverRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Version of the protocol; peers of other versions are refused.
+	Protocol      uint32 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiscoverRequest) Reset() {
+	*x = DiscoverRequest{}
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiscoverRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiscoverRequest) ProtoMessage() {}
+
+func (x *DiscoverRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiscoverRequest.ProtoReflect.Descriptor instead.
+func (*DiscoverRequest) Descriptor() ([]byte, []int) {
+	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *DiscoverRequest) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
+type DiscoverResponse struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Protocol  uint32                 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	ArbiterId string                 `protobuf:"bytes,2,opt,name=arbiter_id,json=arbiterId,proto3" json:"arbiter_id,omitempty"`
+	// Software version, for people.
+	Version string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	// Where the replica reaches etcd, such as "http://10.0.0.3:2379".
+	EtcdEndpoints []string `protobuf:"bytes,4,rep,name=etcd_endpoints,json=etcdEndpoints,proto3" json:"etcd_endpoints,omitempty"`
+	// TTL that the replica asks for its lease, and the time before the lease's
+	// end at which it counts it as lost.
+	LeaseTtlMs    uint32 `protobuf:"varint,5,opt,name=lease_ttl_ms,json=leaseTtlMs,proto3" json:"lease_ttl_ms,omitempty"`
+	LeaseMarginMs uint32 `protobuf:"varint,6,opt,name=lease_margin_ms,json=leaseMarginMs,proto3" json:"lease_margin_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiscoverResponse) Reset() {
+	*x = DiscoverResponse{}
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiscoverResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiscoverResponse) ProtoMessage() {}
+
+func (x *DiscoverResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiscoverResponse.ProtoReflect.Descriptor instead.
+func (*DiscoverResponse) Descriptor() ([]byte, []int) {
+	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *DiscoverResponse) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
+func (x *DiscoverResponse) GetArbiterId() string {
+	if x != nil {
+		return x.ArbiterId
+	}
+	return ""
+}
+
+func (x *DiscoverResponse) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *DiscoverResponse) GetEtcdEndpoints() []string {
+	if x != nil {
+		return x.EtcdEndpoints
+	}
+	return nil
+}
+
+func (x *DiscoverResponse) GetLeaseTtlMs() uint32 {
+	if x != nil {
+		return x.LeaseTtlMs
+	}
+	return 0
+}
+
+func (x *DiscoverResponse) GetLeaseMarginMs() uint32 {
+	if x != nil {
+		return x.LeaseMarginMs
+	}
+	return 0
 }
 
 // FromReplica is what a replica tells the arbiter.
@@ -220,7 +353,7 @@ type FromReplica struct {
 
 func (x *FromReplica) Reset() {
 	*x = FromReplica{}
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[0]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -232,7 +365,7 @@ func (x *FromReplica) String() string {
 func (*FromReplica) ProtoMessage() {}
 
 func (x *FromReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[0]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -245,7 +378,7 @@ func (x *FromReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FromReplica.ProtoReflect.Descriptor instead.
 func (*FromReplica) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{0}
+	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *FromReplica) GetTerm() uint64 {
@@ -390,7 +523,7 @@ type ToReplica struct {
 
 func (x *ToReplica) Reset() {
 	*x = ToReplica{}
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[1]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -402,7 +535,7 @@ func (x *ToReplica) String() string {
 func (*ToReplica) ProtoMessage() {}
 
 func (x *ToReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[1]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -415,7 +548,7 @@ func (x *ToReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToReplica.ProtoReflect.Descriptor instead.
 func (*ToReplica) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{1}
+	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ToReplica) GetTerm() uint64 {
@@ -549,7 +682,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[2]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -561,7 +694,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[2]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -574,7 +707,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{2}
+	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Hello) GetProtocol() uint32 {
@@ -652,7 +785,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[3]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -664,7 +797,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[3]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -677,7 +810,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{3}
+	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Heartbeat) GetEpoch() uint64 {
@@ -723,7 +856,7 @@ type ArbiterHeartbeat struct {
 
 func (x *ArbiterHeartbeat) Reset() {
 	*x = ArbiterHeartbeat{}
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[4]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -735,7 +868,7 @@ func (x *ArbiterHeartbeat) String() string {
 func (*ArbiterHeartbeat) ProtoMessage() {}
 
 func (x *ArbiterHeartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[4]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -748,7 +881,7 @@ func (x *ArbiterHeartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArbiterHeartbeat.ProtoReflect.Descriptor instead.
 func (*ArbiterHeartbeat) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{4}
+	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{6}
 }
 
 // Outputs reports outputs in the order in which the guest made them.
@@ -762,7 +895,7 @@ type Outputs struct {
 
 func (x *Outputs) Reset() {
 	*x = Outputs{}
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[5]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -774,7 +907,7 @@ func (x *Outputs) String() string {
 func (*Outputs) ProtoMessage() {}
 
 func (x *Outputs) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[5]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -787,7 +920,7 @@ func (x *Outputs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outputs.ProtoReflect.Descriptor instead.
 func (*Outputs) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{5}
+	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Outputs) GetEpoch() uint64 {
@@ -833,7 +966,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[6]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -845,7 +978,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[6]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -858,7 +991,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{6}
+	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Output) GetId() uint64 {
@@ -942,7 +1075,7 @@ type Release struct {
 
 func (x *Release) Reset() {
 	*x = Release{}
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[7]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -954,7 +1087,7 @@ func (x *Release) String() string {
 func (*Release) ProtoMessage() {}
 
 func (x *Release) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[7]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -967,7 +1100,7 @@ func (x *Release) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Release.ProtoReflect.Descriptor instead.
 func (*Release) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{7}
+	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Release) GetEpoch() uint64 {
@@ -995,7 +1128,7 @@ type Released struct {
 
 func (x *Released) Reset() {
 	*x = Released{}
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[8]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1007,7 +1140,7 @@ func (x *Released) String() string {
 func (*Released) ProtoMessage() {}
 
 func (x *Released) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[8]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1020,7 +1153,7 @@ func (x *Released) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Released.ProtoReflect.Descriptor instead.
 func (*Released) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{8}
+	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Released) GetId() uint64 {
@@ -1048,7 +1181,7 @@ type Probes struct {
 
 func (x *Probes) Reset() {
 	*x = Probes{}
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[9]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1060,7 +1193,7 @@ func (x *Probes) String() string {
 func (*Probes) ProtoMessage() {}
 
 func (x *Probes) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[9]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1073,7 +1206,7 @@ func (x *Probes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Probes.ProtoReflect.Descriptor instead.
 func (*Probes) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{9}
+	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Probes) GetEpoch() uint64 {
@@ -1100,7 +1233,7 @@ type Probe struct {
 
 func (x *Probe) Reset() {
 	*x = Probe{}
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[10]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1112,7 +1245,7 @@ func (x *Probe) String() string {
 func (*Probe) ProtoMessage() {}
 
 func (x *Probe) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[10]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1125,7 +1258,7 @@ func (x *Probe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Probe.ProtoReflect.Descriptor instead.
 func (*Probe) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{10}
+	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Probe) GetFlow() uint64 {
@@ -1156,7 +1289,7 @@ type ProbeReply struct {
 
 func (x *ProbeReply) Reset() {
 	*x = ProbeReply{}
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[11]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1168,7 +1301,7 @@ func (x *ProbeReply) String() string {
 func (*ProbeReply) ProtoMessage() {}
 
 func (x *ProbeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[11]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1181,7 +1314,7 @@ func (x *ProbeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeReply.ProtoReflect.Descriptor instead.
 func (*ProbeReply) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{11}
+	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ProbeReply) GetEpoch() uint64 {
@@ -1228,7 +1361,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[12]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1240,7 +1373,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[12]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1253,7 +1386,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{12}
+	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Assignment) GetRecord() *Record {
@@ -1298,7 +1431,7 @@ type Resync struct {
 
 func (x *Resync) Reset() {
 	*x = Resync{}
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[13]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1310,7 +1443,7 @@ func (x *Resync) String() string {
 func (*Resync) ProtoMessage() {}
 
 func (x *Resync) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[13]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1323,7 +1456,7 @@ func (x *Resync) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resync.ProtoReflect.Descriptor instead.
 func (*Resync) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{13}
+	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Resync) GetEpoch() uint64 {
@@ -1361,7 +1494,7 @@ type EpochStarted struct {
 
 func (x *EpochStarted) Reset() {
 	*x = EpochStarted{}
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[14]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1373,7 +1506,7 @@ func (x *EpochStarted) String() string {
 func (*EpochStarted) ProtoMessage() {}
 
 func (x *EpochStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[14]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1386,7 +1519,7 @@ func (x *EpochStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EpochStarted.ProtoReflect.Descriptor instead.
 func (*EpochStarted) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{14}
+	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *EpochStarted) GetEpoch() uint64 {
@@ -1425,7 +1558,7 @@ type SyncStats struct {
 
 func (x *SyncStats) Reset() {
 	*x = SyncStats{}
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[15]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1437,7 +1570,7 @@ func (x *SyncStats) String() string {
 func (*SyncStats) ProtoMessage() {}
 
 func (x *SyncStats) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[15]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1450,7 +1583,7 @@ func (x *SyncStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncStats.ProtoReflect.Descriptor instead.
 func (*SyncStats) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{15}
+	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SyncStats) GetPauseUs() uint64 {
@@ -1506,7 +1639,7 @@ type SyncFailed struct {
 
 func (x *SyncFailed) Reset() {
 	*x = SyncFailed{}
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[16]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1518,7 +1651,7 @@ func (x *SyncFailed) String() string {
 func (*SyncFailed) ProtoMessage() {}
 
 func (x *SyncFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[16]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1531,7 +1664,7 @@ func (x *SyncFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncFailed.ProtoReflect.Descriptor instead.
 func (*SyncFailed) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{16}
+	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SyncFailed) GetReason() Reason {
@@ -1558,7 +1691,7 @@ type Left struct {
 
 func (x *Left) Reset() {
 	*x = Left{}
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[17]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1570,7 +1703,7 @@ func (x *Left) String() string {
 func (*Left) ProtoMessage() {}
 
 func (x *Left) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[17]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1583,7 +1716,7 @@ func (x *Left) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Left.ProtoReflect.Descriptor instead.
 func (*Left) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{17}
+	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Left) GetDetail() string {
@@ -1605,7 +1738,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[18]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1617,7 +1750,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[18]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1630,7 +1763,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{18}
+	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Refusal) GetAction() Refusal_Action {
@@ -1674,7 +1807,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[19]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1686,7 +1819,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[19]
+	mi := &file_understudy_v1_arbiter_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1699,7 +1832,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{19}
+	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Policy) GetCompareIdleMs() uint32 {
@@ -1741,7 +1874,18 @@ var File_understudy_v1_arbiter_proto protoreflect.FileDescriptor
 
 const file_understudy_v1_arbiter_proto_rawDesc = "" +
 	"\n" +
-	"\x1bunderstudy/v1/arbiter.proto\x12\runderstudy.v1\x1a\x1aunderstudy/v1/common.proto\"\xb0\x03\n" +
+	"\x1bunderstudy/v1/arbiter.proto\x12\runderstudy.v1\x1a\x1aunderstudy/v1/common.proto\"-\n" +
+	"\x0fDiscoverRequest\x12\x1a\n" +
+	"\bprotocol\x18\x01 \x01(\rR\bprotocol\"\xd8\x01\n" +
+	"\x10DiscoverResponse\x12\x1a\n" +
+	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x1d\n" +
+	"\n" +
+	"arbiter_id\x18\x02 \x01(\tR\tarbiterId\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x12%\n" +
+	"\x0eetcd_endpoints\x18\x04 \x03(\tR\retcdEndpoints\x12 \n" +
+	"\flease_ttl_ms\x18\x05 \x01(\rR\n" +
+	"leaseTtlMs\x12&\n" +
+	"\x0flease_margin_ms\x18\x06 \x01(\rR\rleaseMarginMs\"\xb0\x03\n" +
 	"\vFromReplica\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12,\n" +
 	"\x05hello\x18\x02 \x01(\v2\x14.understudy.v1.HelloH\x00R\x05hello\x128\n" +
@@ -1875,8 +2019,9 @@ const file_understudy_v1_arbiter_proto_rawDesc = "" +
 	"\x12OUTPUT_KIND_STREAM\x10\x01\x12\x18\n" +
 	"\x14OUTPUT_KIND_DATAGRAM\x10\x02\x12\x14\n" +
 	"\x10OUTPUT_KIND_PASS\x10\x03\x12\x15\n" +
-	"\x11OUTPUT_KIND_EVENT\x10\x042M\n" +
-	"\aArbiter\x12B\n" +
+	"\x11OUTPUT_KIND_EVENT\x10\x042\x9a\x01\n" +
+	"\aArbiter\x12K\n" +
+	"\bDiscover\x12\x1e.understudy.v1.DiscoverRequest\x1a\x1f.understudy.v1.DiscoverResponse\x12B\n" +
 	"\x06Attach\x12\x1a.understudy.v1.FromReplica\x1a\x18.understudy.v1.ToReplica(\x010\x01BFZDgithub.com/understudy-ft/understudy/proto/understudy/v1;understudyv1b\x06proto3"
 
 var (
@@ -1892,68 +2037,72 @@ func file_understudy_v1_arbiter_proto_rawDescGZIP() []byte {
 }
 
 var file_understudy_v1_arbiter_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_understudy_v1_arbiter_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_understudy_v1_arbiter_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_understudy_v1_arbiter_proto_goTypes = []any{
 	(Role)(0),                // 0: understudy.v1.Role
 	(OutputKind)(0),          // 1: understudy.v1.OutputKind
 	(Refusal_Action)(0),      // 2: understudy.v1.Refusal.Action
-	(*FromReplica)(nil),      // 3: understudy.v1.FromReplica
-	(*ToReplica)(nil),        // 4: understudy.v1.ToReplica
-	(*Hello)(nil),            // 5: understudy.v1.Hello
-	(*Heartbeat)(nil),        // 6: understudy.v1.Heartbeat
-	(*ArbiterHeartbeat)(nil), // 7: understudy.v1.ArbiterHeartbeat
-	(*Outputs)(nil),          // 8: understudy.v1.Outputs
-	(*Output)(nil),           // 9: understudy.v1.Output
-	(*Release)(nil),          // 10: understudy.v1.Release
-	(*Released)(nil),         // 11: understudy.v1.Released
-	(*Probes)(nil),           // 12: understudy.v1.Probes
-	(*Probe)(nil),            // 13: understudy.v1.Probe
-	(*ProbeReply)(nil),       // 14: understudy.v1.ProbeReply
-	(*Assignment)(nil),       // 15: understudy.v1.Assignment
-	(*Resync)(nil),           // 16: understudy.v1.Resync
-	(*EpochStarted)(nil),     // 17: understudy.v1.EpochStarted
-	(*SyncStats)(nil),        // 18: understudy.v1.SyncStats
-	(*SyncFailed)(nil),       // 19: understudy.v1.SyncFailed
-	(*Left)(nil),             // 20: understudy.v1.Left
-	(*Refusal)(nil),          // 21: understudy.v1.Refusal
-	(*Policy)(nil),           // 22: understudy.v1.Policy
-	(*ReplicaRef)(nil),       // 23: understudy.v1.ReplicaRef
-	(Mode)(0),                // 24: understudy.v1.Mode
-	(*Record)(nil),           // 25: understudy.v1.Record
-	(Reason)(0),              // 26: understudy.v1.Reason
+	(*DiscoverRequest)(nil),  // 3: understudy.v1.DiscoverRequest
+	(*DiscoverResponse)(nil), // 4: understudy.v1.DiscoverResponse
+	(*FromReplica)(nil),      // 5: understudy.v1.FromReplica
+	(*ToReplica)(nil),        // 6: understudy.v1.ToReplica
+	(*Hello)(nil),            // 7: understudy.v1.Hello
+	(*Heartbeat)(nil),        // 8: understudy.v1.Heartbeat
+	(*ArbiterHeartbeat)(nil), // 9: understudy.v1.ArbiterHeartbeat
+	(*Outputs)(nil),          // 10: understudy.v1.Outputs
+	(*Output)(nil),           // 11: understudy.v1.Output
+	(*Release)(nil),          // 12: understudy.v1.Release
+	(*Released)(nil),         // 13: understudy.v1.Released
+	(*Probes)(nil),           // 14: understudy.v1.Probes
+	(*Probe)(nil),            // 15: understudy.v1.Probe
+	(*ProbeReply)(nil),       // 16: understudy.v1.ProbeReply
+	(*Assignment)(nil),       // 17: understudy.v1.Assignment
+	(*Resync)(nil),           // 18: understudy.v1.Resync
+	(*EpochStarted)(nil),     // 19: understudy.v1.EpochStarted
+	(*SyncStats)(nil),        // 20: understudy.v1.SyncStats
+	(*SyncFailed)(nil),       // 21: understudy.v1.SyncFailed
+	(*Left)(nil),             // 22: understudy.v1.Left
+	(*Refusal)(nil),          // 23: understudy.v1.Refusal
+	(*Policy)(nil),           // 24: understudy.v1.Policy
+	(*ReplicaRef)(nil),       // 25: understudy.v1.ReplicaRef
+	(Mode)(0),                // 26: understudy.v1.Mode
+	(*Record)(nil),           // 27: understudy.v1.Record
+	(Reason)(0),              // 28: understudy.v1.Reason
 }
 var file_understudy_v1_arbiter_proto_depIdxs = []int32{
-	5,  // 0: understudy.v1.FromReplica.hello:type_name -> understudy.v1.Hello
-	6,  // 1: understudy.v1.FromReplica.heartbeat:type_name -> understudy.v1.Heartbeat
-	8,  // 2: understudy.v1.FromReplica.outputs:type_name -> understudy.v1.Outputs
-	14, // 3: understudy.v1.FromReplica.probe_reply:type_name -> understudy.v1.ProbeReply
-	17, // 4: understudy.v1.FromReplica.epoch_started:type_name -> understudy.v1.EpochStarted
-	19, // 5: understudy.v1.FromReplica.sync_failed:type_name -> understudy.v1.SyncFailed
-	20, // 6: understudy.v1.FromReplica.left:type_name -> understudy.v1.Left
-	15, // 7: understudy.v1.ToReplica.assignment:type_name -> understudy.v1.Assignment
-	10, // 8: understudy.v1.ToReplica.release:type_name -> understudy.v1.Release
-	12, // 9: understudy.v1.ToReplica.probes:type_name -> understudy.v1.Probes
-	16, // 10: understudy.v1.ToReplica.resync:type_name -> understudy.v1.Resync
-	21, // 11: understudy.v1.ToReplica.refusal:type_name -> understudy.v1.Refusal
-	7,  // 12: understudy.v1.ToReplica.heartbeat:type_name -> understudy.v1.ArbiterHeartbeat
-	23, // 13: understudy.v1.Hello.replica:type_name -> understudy.v1.ReplicaRef
+	7,  // 0: understudy.v1.FromReplica.hello:type_name -> understudy.v1.Hello
+	8,  // 1: understudy.v1.FromReplica.heartbeat:type_name -> understudy.v1.Heartbeat
+	10, // 2: understudy.v1.FromReplica.outputs:type_name -> understudy.v1.Outputs
+	16, // 3: understudy.v1.FromReplica.probe_reply:type_name -> understudy.v1.ProbeReply
+	19, // 4: understudy.v1.FromReplica.epoch_started:type_name -> understudy.v1.EpochStarted
+	21, // 5: understudy.v1.FromReplica.sync_failed:type_name -> understudy.v1.SyncFailed
+	22, // 6: understudy.v1.FromReplica.left:type_name -> understudy.v1.Left
+	17, // 7: understudy.v1.ToReplica.assignment:type_name -> understudy.v1.Assignment
+	12, // 8: understudy.v1.ToReplica.release:type_name -> understudy.v1.Release
+	14, // 9: understudy.v1.ToReplica.probes:type_name -> understudy.v1.Probes
+	18, // 10: understudy.v1.ToReplica.resync:type_name -> understudy.v1.Resync
+	23, // 11: understudy.v1.ToReplica.refusal:type_name -> understudy.v1.Refusal
+	9,  // 12: understudy.v1.ToReplica.heartbeat:type_name -> understudy.v1.ArbiterHeartbeat
+	25, // 13: understudy.v1.Hello.replica:type_name -> understudy.v1.ReplicaRef
 	0,  // 14: understudy.v1.Hello.role:type_name -> understudy.v1.Role
-	24, // 15: understudy.v1.Hello.mode:type_name -> understudy.v1.Mode
-	9,  // 16: understudy.v1.Outputs.outputs:type_name -> understudy.v1.Output
+	26, // 15: understudy.v1.Hello.mode:type_name -> understudy.v1.Mode
+	11, // 16: understudy.v1.Outputs.outputs:type_name -> understudy.v1.Output
 	1,  // 17: understudy.v1.Output.kind:type_name -> understudy.v1.OutputKind
-	11, // 18: understudy.v1.Release.outputs:type_name -> understudy.v1.Released
-	13, // 19: understudy.v1.Probes.probes:type_name -> understudy.v1.Probe
-	25, // 20: understudy.v1.Assignment.record:type_name -> understudy.v1.Record
-	22, // 21: understudy.v1.Assignment.policy:type_name -> understudy.v1.Policy
-	26, // 22: understudy.v1.Resync.reason:type_name -> understudy.v1.Reason
-	26, // 23: understudy.v1.EpochStarted.reason:type_name -> understudy.v1.Reason
-	18, // 24: understudy.v1.EpochStarted.stats:type_name -> understudy.v1.SyncStats
-	26, // 25: understudy.v1.SyncFailed.reason:type_name -> understudy.v1.Reason
+	13, // 18: understudy.v1.Release.outputs:type_name -> understudy.v1.Released
+	15, // 19: understudy.v1.Probes.probes:type_name -> understudy.v1.Probe
+	27, // 20: understudy.v1.Assignment.record:type_name -> understudy.v1.Record
+	24, // 21: understudy.v1.Assignment.policy:type_name -> understudy.v1.Policy
+	28, // 22: understudy.v1.Resync.reason:type_name -> understudy.v1.Reason
+	28, // 23: understudy.v1.EpochStarted.reason:type_name -> understudy.v1.Reason
+	20, // 24: understudy.v1.EpochStarted.stats:type_name -> understudy.v1.SyncStats
+	28, // 25: understudy.v1.SyncFailed.reason:type_name -> understudy.v1.Reason
 	2,  // 26: understudy.v1.Refusal.action:type_name -> understudy.v1.Refusal.Action
-	3,  // 27: understudy.v1.Arbiter.Attach:input_type -> understudy.v1.FromReplica
-	4,  // 28: understudy.v1.Arbiter.Attach:output_type -> understudy.v1.ToReplica
-	28, // [28:29] is the sub-list for method output_type
-	27, // [27:28] is the sub-list for method input_type
+	3,  // 27: understudy.v1.Arbiter.Discover:input_type -> understudy.v1.DiscoverRequest
+	5,  // 28: understudy.v1.Arbiter.Attach:input_type -> understudy.v1.FromReplica
+	4,  // 29: understudy.v1.Arbiter.Discover:output_type -> understudy.v1.DiscoverResponse
+	6,  // 30: understudy.v1.Arbiter.Attach:output_type -> understudy.v1.ToReplica
+	29, // [29:31] is the sub-list for method output_type
+	27, // [27:29] is the sub-list for method input_type
 	27, // [27:27] is the sub-list for extension type_name
 	27, // [27:27] is the sub-list for extension extendee
 	0,  // [0:27] is the sub-list for field type_name
@@ -1965,7 +2114,7 @@ func file_understudy_v1_arbiter_proto_init() {
 		return
 	}
 	file_understudy_v1_common_proto_init()
-	file_understudy_v1_arbiter_proto_msgTypes[0].OneofWrappers = []any{
+	file_understudy_v1_arbiter_proto_msgTypes[2].OneofWrappers = []any{
 		(*FromReplica_Hello)(nil),
 		(*FromReplica_Heartbeat)(nil),
 		(*FromReplica_Outputs)(nil),
@@ -1974,7 +2123,7 @@ func file_understudy_v1_arbiter_proto_init() {
 		(*FromReplica_SyncFailed)(nil),
 		(*FromReplica_Left)(nil),
 	}
-	file_understudy_v1_arbiter_proto_msgTypes[1].OneofWrappers = []any{
+	file_understudy_v1_arbiter_proto_msgTypes[3].OneofWrappers = []any{
 		(*ToReplica_Assignment)(nil),
 		(*ToReplica_Release)(nil),
 		(*ToReplica_Probes)(nil),
@@ -1988,7 +2137,7 @@ func file_understudy_v1_arbiter_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_understudy_v1_arbiter_proto_rawDesc), len(file_understudy_v1_arbiter_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   20,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,7 +19,8 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Arbiter_Attach_FullMethodName = "/understudy.v1.Arbiter/Attach"
+	Arbiter_Discover_FullMethodName = "/understudy.v1.Arbiter/Discover"
+	Arbiter_Attach_FullMethodName   = "/understudy.v1.Arbiter/Attach"
 )
 
 // ArbiterClient is the client API for Arbiter service.
@@ -28,6 +29,9 @@ const (
 //
 // Arbiter compares the copies' outputs, releases them and decides fail-overs.
 type ArbiterClient interface {
+	// Discover tells a replica what it needs before it attaches: where etcd is
+	// and how to hold its lease there.
+	Discover(ctx context.Context, in *DiscoverRequest, opts ...grpc.CallOption) (*DiscoverResponse, error)
 	// Attach joins a replica to the arbiter for as long as the stream lives. The
 	// first message is a Hello. Each side sends something at least every
 	// heartbeat interval; a silent peer is a lost one.
@@ -40,6 +44,16 @@ type arbiterClient struct {
 
 func NewArbiterClient(cc grpc.ClientConnInterface) ArbiterClient {
 	return &arbiterClient{cc}
+}
+
+func (c *arbiterClient) Discover(ctx context.Context, in *DiscoverRequest, opts ...grpc.CallOption) (*DiscoverResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DiscoverResponse)
+	err := c.cc.Invoke(ctx, Arbiter_Discover_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 func (c *arbiterClient) Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[FromReplica, ToReplica], error) {
@@ -61,6 +75,9 @@ type Arbiter_AttachClient = grpc.BidiStreamingClient[FromReplica, ToReplica]
 //
 // Arbiter compares the copies' outputs, releases them and decides fail-overs.
 type ArbiterServer interface {
+	// Discover tells a replica what it needs before it attaches: where etcd is
+	// and how to hold its lease there.
+	Discover(context.Context, *DiscoverRequest) (*DiscoverResponse, error)
 	// Attach joins a replica to the arbiter for as long as the stream lives. The
 	// first message is a Hello. Each side sends something at least every
 	// heartbeat interval; a silent peer is a lost one.
@@ -75,6 +92,9 @@ type ArbiterServer interface {
 // pointer dereference when methods are called.
 type UnimplementedArbiterServer struct{}
 
+func (UnimplementedArbiterServer) Discover(context.Context, *DiscoverRequest) (*DiscoverResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Discover not implemented")
+}
 func (UnimplementedArbiterServer) Attach(grpc.BidiStreamingServer[FromReplica, ToReplica]) error {
 	return status.Error(codes.Unimplemented, "method Attach not implemented")
 }
@@ -99,6 +119,24 @@ func RegisterArbiterServer(s grpc.ServiceRegistrar, srv ArbiterServer) {
 	s.RegisterService(&Arbiter_ServiceDesc, srv)
 }
 
+func _Arbiter_Discover_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DiscoverRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ArbiterServer).Discover(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Arbiter_Discover_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ArbiterServer).Discover(ctx, req.(*DiscoverRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Arbiter_Attach_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(ArbiterServer).Attach(&grpc.GenericServerStream[FromReplica, ToReplica]{ServerStream: stream})
 }
@@ -112,7 +150,12 @@ type Arbiter_AttachServer = grpc.BidiStreamingServer[FromReplica, ToReplica]
 var Arbiter_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "understudy.v1.Arbiter",
 	HandlerType: (*ArbiterServer)(nil),
-	Methods:     []grpc.MethodDesc{},
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Discover",
+			Handler:    _Arbiter_Discover_Handler,
+		},
+	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "Attach",
