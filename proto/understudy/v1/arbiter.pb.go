@@ -778,7 +778,9 @@ type Heartbeat struct {
 	// Outputs held at the replica.
 	Held uint32 `protobuf:"varint,4,opt,name=held,proto3" json:"held,omitempty"`
 	// Standby only: inputs received and not yet delivered.
-	FeedLag       uint32 `protobuf:"varint,5,opt,name=feed_lag,json=feedLag,proto3" json:"feed_lag,omitempty"`
+	FeedLag uint32 `protobuf:"varint,5,opt,name=feed_lag,json=feedLag,proto3" json:"feed_lag,omitempty"`
+	// The replica's lease, which may be another than at Hello.
+	LeaseId       int64 `protobuf:"varint,6,opt,name=lease_id,json=leaseId,proto3" json:"lease_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -844,6 +846,13 @@ func (x *Heartbeat) GetHeld() uint32 {
 func (x *Heartbeat) GetFeedLag() uint32 {
 	if x != nil {
 		return x.FeedLag
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetLeaseId() int64 {
+	if x != nil {
+		return x.LeaseId
 	}
 	return 0
 }
@@ -1917,13 +1926,14 @@ const file_understudy_v1_arbiter_proto_rawDesc = "" +
 	"\x04mode\x18\x05 \x01(\x0e2\x13.understudy.v1.ModeR\x04mode\x12\x14\n" +
 	"\x05epoch\x18\x06 \x01(\x04R\x05epoch\x12\x19\n" +
 	"\blease_id\x18\a \x01(\x03R\aleaseId\x12\x18\n" +
-	"\aversion\x18\b \x01(\tR\aversion\"\x92\x01\n" +
+	"\aversion\x18\b \x01(\tR\aversion\"\xad\x01\n" +
 	"\tHeartbeat\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12'\n" +
 	"\x0fdelivered_input\x18\x02 \x01(\x04R\x0edeliveredInput\x12\x17\n" +
 	"\aidle_us\x18\x03 \x01(\x04R\x06idleUs\x12\x12\n" +
 	"\x04held\x18\x04 \x01(\rR\x04held\x12\x19\n" +
-	"\bfeed_lag\x18\x05 \x01(\rR\afeedLag\"\x12\n" +
+	"\bfeed_lag\x18\x05 \x01(\rR\afeedLag\x12\x19\n" +
+	"\blease_id\x18\x06 \x01(\x03R\aleaseId\"\x12\n" +
 	"\x10ArbiterHeartbeat\"P\n" +
 	"\aOutputs\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12/\n" +

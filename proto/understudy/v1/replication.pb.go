@@ -928,9 +928,11 @@ func (x *FlowOpened) GetHasTs() bool {
 
 // Emitted confirms outputs that have left the active: the standby drops its own.
 type Emitted struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Flows         []*EmittedFlow         `protobuf:"bytes,2,rep,name=flows,proto3" json:"flows,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Epoch uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Flows []*EmittedFlow         `protobuf:"bytes,2,rep,name=flows,proto3" json:"flows,omitempty"`
+	// The outputs that the epoch's checkpoint carried have left, too.
+	Carried       bool `protobuf:"varint,3,opt,name=carried,proto3" json:"carried,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -977,6 +979,13 @@ func (x *Emitted) GetFlows() []*EmittedFlow {
 		return x.Flows
 	}
 	return nil
+}
+
+func (x *Emitted) GetCarried() bool {
+	if x != nil {
+		return x.Carried
+	}
+	return false
 }
 
 type EmittedFlow struct {
@@ -2065,10 +2074,11 @@ const file_understudy_v1_replication_proto_rawDesc = "" +
 	"\x04flow\x18\x01 \x01(\x06R\x04flow\x12\x10\n" +
 	"\x03isn\x18\x02 \x01(\rR\x03isn\x12\x14\n" +
 	"\x05tsval\x18\x03 \x01(\rR\x05tsval\x12\x15\n" +
-	"\x06has_ts\x18\x04 \x01(\bR\x05hasTs\"Q\n" +
+	"\x06has_ts\x18\x04 \x01(\bR\x05hasTs\"k\n" +
 	"\aEmitted\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x120\n" +
-	"\x05flows\x18\x02 \x03(\v2\x1a.understudy.v1.EmittedFlowR\x05flows\"[\n" +
+	"\x05flows\x18\x02 \x03(\v2\x1a.understudy.v1.EmittedFlowR\x05flows\x12\x18\n" +
+	"\acarried\x18\x03 \x01(\bR\acarried\"[\n" +
 	"\vEmittedFlow\x12\x12\n" +
 	"\x04flow\x18\x01 \x01(\x06R\x04flow\x12\x10\n" +
 	"\x03end\x18\x02 \x01(\x04R\x03end\x12\x10\n" +
