@@ -540,7 +540,8 @@ func (x *FeedHello) GetMachine() *MachineConfig {
 
 type FeedWelcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Digest of the local disk image's blocks is not known: send them all.
+	// The local disk image holds nothing but zeros. Otherwise the standby answers
+	// the first copy's CheckpointBegin with the digests of what it holds.
 	DiskEmpty     bool `protobuf:"varint,1,opt,name=disk_empty,json=diskEmpty,proto3" json:"disk_empty,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1067,7 +1068,13 @@ type CheckpointBegin struct {
 	// second CheckpointBegin with live = false.
 	Live bool `protobuf:"varint,3,opt,name=live,proto3" json:"live,omitempty"`
 	// Number of the last input that is part of the checkpoint.
-	ThroughInput  uint64 `protobuf:"varint,4,opt,name=through_input,json=throughInput,proto3" json:"through_input,omitempty"`
+	ThroughInput uint64 `protobuf:"varint,4,opt,name=through_input,json=throughInput,proto3" json:"through_input,omitempty"`
+	// True for a round of a resynchronization's bulk while both copies run: the
+	// standby answers and stages, and may still drop it all.
+	Precopy bool `protobuf:"varint,5,opt,name=precopy,proto3" json:"precopy,omitempty"`
+	// Random number of this attempt, not 0: the seed of the page digests, and
+	// what tells its answers from those of an attempt that was given up.
+	Nonce         uint64 `protobuf:"fixed64,6,opt,name=nonce,proto3" json:"nonce,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1126,6 +1133,20 @@ func (x *CheckpointBegin) GetLive() bool {
 func (x *CheckpointBegin) GetThroughInput() uint64 {
 	if x != nil {
 		return x.ThroughInput
+	}
+	return 0
+}
+
+func (x *CheckpointBegin) GetPrecopy() bool {
+	if x != nil {
+		return x.Precopy
+	}
+	return false
+}
+
+func (x *CheckpointBegin) GetNonce() uint64 {
+	if x != nil {
+		return x.Nonce
 	}
 	return 0
 }
@@ -1426,7 +1447,9 @@ func (x *CheckpointCommit) GetDigest() []byte {
 }
 
 // DirtyPages answers CheckpointBegin: what the standby's copy wrote since the
-// last common epoch, with 16 digest bytes each.
+// last common epoch (since the last cut, after a precopy; all that is not zero,
+// for a live begin), in ascending order, pages before blocks, with 16 digest
+// bytes each. The begin that ends a live copy is not answered.
 type DirtyPages struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	Epoch        uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
@@ -1435,7 +1458,9 @@ type DirtyPages struct {
 	Blocks       []uint64               `protobuf:"varint,4,rep,packed,name=blocks,proto3" json:"blocks,omitempty"`
 	BlockDigests []byte                 `protobuf:"bytes,5,opt,name=block_digests,json=blockDigests,proto3" json:"block_digests,omitempty"`
 	// True in the last message of the answer.
-	Last          bool `protobuf:"varint,6,opt,name=last,proto3" json:"last,omitempty"`
+	Last bool `protobuf:"varint,6,opt,name=last,proto3" json:"last,omitempty"`
+	// The nonce of the CheckpointBegin that this answers.
+	Nonce         uint64 `protobuf:"fixed64,7,opt,name=nonce,proto3" json:"nonce,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1512,10 +1537,19 @@ func (x *DirtyPages) GetLast() bool {
 	return false
 }
 
+func (x *DirtyPages) GetNonce() uint64 {
+	if x != nil {
+		return x.Nonce
+	}
+	return 0
+}
+
 // Staged says that the whole checkpoint is at the standby, checked.
 type Staged struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Epoch uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// The nonce of the attempt that was staged.
+	Nonce         uint64 `protobuf:"fixed64,2,opt,name=nonce,proto3" json:"nonce,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1557,6 +1591,13 @@ func (x *Staged) GetEpoch() uint64 {
 	return 0
 }
 
+func (x *Staged) GetNonce() uint64 {
+	if x != nil {
+		return x.Nonce
+	}
+	return 0
+}
+
 // FeedPing measures the way and carries the active's guest clock.
 type FeedPing struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -1564,7 +1605,10 @@ type FeedPing struct {
 	// The active's guest time now, in nanoseconds.
 	GuestNs uint64 `protobuf:"varint,2,opt,name=guest_ns,json=guestNs,proto3" json:"guest_ns,omitempty"`
 	// Echo of the standby's last pong time stamp.
-	PongStampNs   int64 `protobuf:"varint,3,opt,name=pong_stamp_ns,json=pongStampNs,proto3" json:"pong_stamp_ns,omitempty"`
+	PongStampNs int64 `protobuf:"varint,3,opt,name=pong_stamp_ns,json=pongStampNs,proto3" json:"pong_stamp_ns,omitempty"`
+	// How long the active had that pong before it sent this ping. 0 with
+	// pong_stamp_ns 0: no pong has come yet.
+	HeldNs        int64 `protobuf:"varint,4,opt,name=held_ns,json=heldNs,proto3" json:"held_ns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1616,6 +1660,13 @@ func (x *FeedPing) GetGuestNs() uint64 {
 func (x *FeedPing) GetPongStampNs() int64 {
 	if x != nil {
 		return x.PongStampNs
+	}
+	return 0
+}
+
+func (x *FeedPing) GetHeldNs() int64 {
+	if x != nil {
+		return x.HeldNs
 	}
 	return 0
 }
@@ -2083,12 +2134,14 @@ const file_understudy_v1_replication_proto_rawDesc = "" +
 	"\x04flow\x18\x01 \x01(\x06R\x04flow\x12\x10\n" +
 	"\x03end\x18\x02 \x01(\x04R\x03end\x12\x10\n" +
 	"\x03ack\x18\x03 \x01(\x04R\x03ack\x12\x14\n" +
-	"\x05flags\x18\x04 \x01(\rR\x05flags\"\x8f\x01\n" +
+	"\x05flags\x18\x04 \x01(\rR\x05flags\"\xbf\x01\n" +
 	"\x0fCheckpointBegin\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12-\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x15.understudy.v1.ReasonR\x06reason\x12\x12\n" +
 	"\x04live\x18\x03 \x01(\bR\x04live\x12#\n" +
-	"\rthrough_input\x18\x04 \x01(\x04R\fthroughInput\"\x89\x01\n" +
+	"\rthrough_input\x18\x04 \x01(\x04R\fthroughInput\x12\x18\n" +
+	"\aprecopy\x18\x05 \x01(\bR\aprecopy\x12\x14\n" +
+	"\x05nonce\x18\x06 \x01(\x06R\x05nonce\"\x89\x01\n" +
 	"\x0fCheckpointPages\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x18\n" +
 	"\anumbers\x18\x02 \x03(\x04R\anumbers\x12\x12\n" +
@@ -2115,7 +2168,7 @@ const file_understudy_v1_replication_proto_rawDesc = "" +
 	"\x06blocks\x18\x03 \x01(\x04R\x06blocks\x12\x1f\n" +
 	"\vstate_bytes\x18\x04 \x01(\x04R\n" +
 	"stateBytes\x12\x16\n" +
-	"\x06digest\x18\x05 \x01(\fR\x06digest\"\xac\x01\n" +
+	"\x06digest\x18\x05 \x01(\fR\x06digest\"\xc2\x01\n" +
 	"\n" +
 	"DirtyPages\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x14\n" +
@@ -2123,13 +2176,16 @@ const file_understudy_v1_replication_proto_rawDesc = "" +
 	"\fpage_digests\x18\x03 \x01(\fR\vpageDigests\x12\x16\n" +
 	"\x06blocks\x18\x04 \x03(\x04R\x06blocks\x12#\n" +
 	"\rblock_digests\x18\x05 \x01(\fR\fblockDigests\x12\x12\n" +
-	"\x04last\x18\x06 \x01(\bR\x04last\"\x1e\n" +
+	"\x04last\x18\x06 \x01(\bR\x04last\x12\x14\n" +
+	"\x05nonce\x18\a \x01(\x06R\x05nonce\"4\n" +
 	"\x06Staged\x12\x14\n" +
-	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"e\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x14\n" +
+	"\x05nonce\x18\x02 \x01(\x06R\x05nonce\"~\n" +
 	"\bFeedPing\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x19\n" +
 	"\bguest_ns\x18\x02 \x01(\x04R\aguestNs\x12\"\n" +
-	"\rpong_stamp_ns\x18\x03 \x01(\x03R\vpongStampNs\"A\n" +
+	"\rpong_stamp_ns\x18\x03 \x01(\x03R\vpongStampNs\x12\x17\n" +
+	"\aheld_ns\x18\x04 \x01(\x03R\x06heldNs\"A\n" +
 	"\bFeedPong\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x19\n" +
 	"\bstamp_ns\x18\x02 \x01(\x03R\astampNs\" \n" +
