@@ -95,6 +95,9 @@ type (
 	// CommitFailed answers a Commit whose transaction did not succeed.
 	CommitFailed struct {
 		Cause CommitCause
+		// ReplicaID is whose key did not meet its condition, where the caller
+		// knows it; for Condition.
+		ReplicaID string
 		// Record and Revision are what etcd holds now, for Conflict and
 		// Condition; Record is nil where etcd holds none.
 		Record   *pb.Record
