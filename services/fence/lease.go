@@ -138,7 +138,7 @@ func (l *Lease) Close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	if _, err := l.leases.LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: g.ID}); err != nil && !isGone(err) {
-		return fmt.Errorf("revoke etcd lease %x: %w", g.ID, err)
+		return fmt.Errorf("revoke etcd lease %x: %w", g.ID, plain(err))
 	}
 	return nil
 }
@@ -249,7 +249,7 @@ func (l *Lease) note(what step, err error) {
 		return
 	}
 	err = fmt.Errorf("%s: %w", map[step]string{stepGrant: "get an etcd lease", stepPut: "put a key under the etcd lease",
-		stepRenew: "keep the etcd lease alive"}[what], err)
+		stepRenew: "keep the etcd lease alive"}[what], plain(err))
 	l.err.Store(&err)
 	if errors.Is(err, context.Canceled) {
 		return

@@ -99,7 +99,7 @@ func (s *Store) load(ctx context.Context, vm string) (View, int64, error) {
 		return err
 	})
 	if err != nil {
-		return v, 0, fmt.Errorf("load VM %s from etcd: %w", vm, err)
+		return v, 0, fmt.Errorf("load VM %s from etcd: %w", vm, plain(err))
 	}
 	for _, kv := range r.Kvs {
 		if err := v.apply(string(kv.Key), kv.Value, kv.ModRevision, kv.Lease, false); err != nil {
@@ -117,7 +117,7 @@ func (s *Store) List(ctx context.Context) ([]View, error) {
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("list VMs in etcd: %w", err)
+		return nil, fmt.Errorf("list VMs in etcd: %w", plain(err))
 	}
 	var all []View
 	for _, kv := range r.Kvs { // in the order of keys
@@ -202,7 +202,7 @@ func (s *Store) Own(ctx context.Context, vm string, self Owner) (Claim, error) {
 			return err
 		})
 		if err != nil {
-			return Claim{}, fmt.Errorf("own VM %s: %w", vm, err)
+			return Claim{}, fmt.Errorf("own VM %s: %w", vm, plain(err))
 		}
 		if r.Succeeded {
 			return claim, nil
@@ -238,7 +238,7 @@ func (s *Store) Disown(ctx context.Context, c Claim) error {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("give up VM %s: %w", c.VM, err)
+		return fmt.Errorf("give up VM %s: %w", c.VM, plain(err))
 	}
 	return nil
 }
