@@ -34,8 +34,7 @@ type VirtioState struct {
 	DriverFeaturesSel uint32            `protobuf:"varint,5,opt,name=driver_features_sel,json=driverFeaturesSel,proto3" json:"driver_features_sel,omitempty"`
 	QueueSel          uint32            `protobuf:"varint,6,opt,name=queue_sel,json=queueSel,proto3" json:"queue_sel,omitempty"`
 	InterruptStatus   uint32            `protobuf:"varint,7,opt,name=interrupt_status,json=interruptStatus,proto3" json:"interrupt_status,omitempty"`
-	ConfigGeneration  uint32            `protobuf:"varint,8,opt,name=config_generation,json=configGeneration,proto3" json:"config_generation,omitempty"`
-	Queues            []*VirtqueueState `protobuf:"bytes,9,rep,name=queues,proto3" json:"queues,omitempty"`
+	Queues            []*VirtqueueState `protobuf:"bytes,8,rep,name=queues,proto3" json:"queues,omitempty"`
 	// Types that are valid to be assigned to Device:
 	//
 	//	*VirtioState_Net
@@ -126,13 +125,6 @@ func (x *VirtioState) GetInterruptStatus() uint32 {
 	return 0
 }
 
-func (x *VirtioState) GetConfigGeneration() uint32 {
-	if x != nil {
-		return x.ConfigGeneration
-	}
-	return 0
-}
-
 func (x *VirtioState) GetQueues() []*VirtqueueState {
 	if x != nil {
 		return x.Queues
@@ -188,19 +180,19 @@ type isVirtioState_Device interface {
 }
 
 type VirtioState_Net struct {
-	Net *VirtioNetState `protobuf:"bytes,10,opt,name=net,proto3,oneof"`
+	Net *VirtioNetState `protobuf:"bytes,9,opt,name=net,proto3,oneof"`
 }
 
 type VirtioState_Block struct {
-	Block *VirtioBlockState `protobuf:"bytes,11,opt,name=block,proto3,oneof"`
+	Block *VirtioBlockState `protobuf:"bytes,10,opt,name=block,proto3,oneof"`
 }
 
 type VirtioState_Console struct {
-	Console *VirtioConsoleState `protobuf:"bytes,12,opt,name=console,proto3,oneof"`
+	Console *VirtioConsoleState `protobuf:"bytes,11,opt,name=console,proto3,oneof"`
 }
 
 type VirtioState_Rng struct {
-	Rng *VirtioRNGState `protobuf:"bytes,13,opt,name=rng,proto3,oneof"`
+	Rng *VirtioRNGState `protobuf:"bytes,12,opt,name=rng,proto3,oneof"`
 }
 
 func (*VirtioState_Net) isVirtioState_Device() {}
@@ -223,12 +215,9 @@ type VirtqueueState struct {
 	Available   uint64 `protobuf:"varint,4,opt,name=available,proto3" json:"available,omitempty"`
 	Used        uint64 `protobuf:"varint,5,opt,name=used,proto3" json:"used,omitempty"`
 	// Free-running 16-bit indices: next available entry to take, next used entry
-	// to fill, and the used index at which the driver was last signalled.
+	// to fill.
 	NextAvailable uint32 `protobuf:"varint,6,opt,name=next_available,json=nextAvailable,proto3" json:"next_available,omitempty"`
 	NextUsed      uint32 `protobuf:"varint,7,opt,name=next_used,json=nextUsed,proto3" json:"next_used,omitempty"`
-	SignalledUsed uint32 `protobuf:"varint,8,opt,name=signalled_used,json=signalledUsed,proto3" json:"signalled_used,omitempty"`
-	// False until the first completion is judged for an interrupt.
-	Signalled     bool `protobuf:"varint,9,opt,name=signalled,proto3" json:"signalled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -310,20 +299,6 @@ func (x *VirtqueueState) GetNextUsed() uint32 {
 		return x.NextUsed
 	}
 	return 0
-}
-
-func (x *VirtqueueState) GetSignalledUsed() uint32 {
-	if x != nil {
-		return x.SignalledUsed
-	}
-	return 0
-}
-
-func (x *VirtqueueState) GetSignalled() bool {
-	if x != nil {
-		return x.Signalled
-	}
-	return false
 }
 
 type VirtioNetState struct {
@@ -732,7 +707,7 @@ var File_understudy_v1_state_virtio_proto protoreflect.FileDescriptor
 
 const file_understudy_v1_state_virtio_proto_rawDesc = "" +
 	"\n" +
-	" understudy/v1/state_virtio.proto\x12\runderstudy.v1\"\xe3\x04\n" +
+	" understudy/v1/state_virtio.proto\x12\runderstudy.v1\"\xb6\x04\n" +
 	"\vVirtioState\x12\x1f\n" +
 	"\vdevice_type\x18\x01 \x01(\rR\n" +
 	"deviceType\x12\x16\n" +
@@ -741,15 +716,14 @@ const file_understudy_v1_state_virtio_proto_rawDesc = "" +
 	"\x13device_features_sel\x18\x04 \x01(\rR\x11deviceFeaturesSel\x12.\n" +
 	"\x13driver_features_sel\x18\x05 \x01(\rR\x11driverFeaturesSel\x12\x1b\n" +
 	"\tqueue_sel\x18\x06 \x01(\rR\bqueueSel\x12)\n" +
-	"\x10interrupt_status\x18\a \x01(\rR\x0finterruptStatus\x12+\n" +
-	"\x11config_generation\x18\b \x01(\rR\x10configGeneration\x125\n" +
-	"\x06queues\x18\t \x03(\v2\x1d.understudy.v1.VirtqueueStateR\x06queues\x121\n" +
-	"\x03net\x18\n" +
-	" \x01(\v2\x1d.understudy.v1.VirtioNetStateH\x00R\x03net\x127\n" +
-	"\x05block\x18\v \x01(\v2\x1f.understudy.v1.VirtioBlockStateH\x00R\x05block\x12=\n" +
-	"\aconsole\x18\f \x01(\v2!.understudy.v1.VirtioConsoleStateH\x00R\aconsole\x121\n" +
-	"\x03rng\x18\r \x01(\v2\x1d.understudy.v1.VirtioRNGStateH\x00R\x03rngB\b\n" +
-	"\x06device\"\x97\x02\n" +
+	"\x10interrupt_status\x18\a \x01(\rR\x0finterruptStatus\x125\n" +
+	"\x06queues\x18\b \x03(\v2\x1d.understudy.v1.VirtqueueStateR\x06queues\x121\n" +
+	"\x03net\x18\t \x01(\v2\x1d.understudy.v1.VirtioNetStateH\x00R\x03net\x127\n" +
+	"\x05block\x18\n" +
+	" \x01(\v2\x1f.understudy.v1.VirtioBlockStateH\x00R\x05block\x12=\n" +
+	"\aconsole\x18\v \x01(\v2!.understudy.v1.VirtioConsoleStateH\x00R\aconsole\x121\n" +
+	"\x03rng\x18\f \x01(\v2\x1d.understudy.v1.VirtioRNGStateH\x00R\x03rngB\b\n" +
+	"\x06device\"\xd2\x01\n" +
 	"\x0eVirtqueueState\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\rR\x04size\x12\x14\n" +
 	"\x05ready\x18\x02 \x01(\bR\x05ready\x12 \n" +
@@ -757,9 +731,7 @@ const file_understudy_v1_state_virtio_proto_rawDesc = "" +
 	"\tavailable\x18\x04 \x01(\x04R\tavailable\x12\x12\n" +
 	"\x04used\x18\x05 \x01(\x04R\x04used\x12%\n" +
 	"\x0enext_available\x18\x06 \x01(\rR\rnextAvailable\x12\x1b\n" +
-	"\tnext_used\x18\a \x01(\rR\bnextUsed\x12%\n" +
-	"\x0esignalled_used\x18\b \x01(\rR\rsignalledUsed\x12\x1c\n" +
-	"\tsignalled\x18\t \x01(\bR\tsignalled\"*\n" +
+	"\tnext_used\x18\a \x01(\rR\bnextUsed\"*\n" +
 	"\x0eVirtioNetState\x12\x18\n" +
 	"\apending\x18\x01 \x03(\fR\apending\"N\n" +
 	"\x10VirtioBlockState\x12\x1d\n" +
