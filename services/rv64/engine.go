@@ -100,6 +100,7 @@ func New(c Config) (*Engine, error) {
 	for _, h := range e.harts {
 		e.alive.Go(h.loop)
 	}
+	e.Pause() // until the harts are parked
 	return e, nil
 }
 
