@@ -5,7 +5,7 @@ export CGO_ENABLED ?= 0
 TOOLS   := build/tools
 MODULES := proto services primary secondary arbiter deploy
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X github.com/understudy-ft/understudy/services/cli.Version=$(VERSION)
+LDFLAGS := -s -w -X github.com/understudy-ft/understudy/services/cli.release=$(VERSION)
 
 .PHONY: all build tools proto lint guest demo test clean help
 

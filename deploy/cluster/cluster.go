@@ -1,0 +1,297 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
+)
+
+// Config says what to run.
+type Config struct {
+	// Bin holds the binaries, Guest the guest's Image and initrd.
+	Bin, Guest string
+	// Dir takes logs and sockets; empty for a temporary directory that Close
+	// removes.
+	Dir string
+	// VM is the VM's name, Memory its size as the primary's flag takes it.
+	VM, Memory string
+	// Append is added to the guest's kernel command line.
+	Append string
+	// Disk is the primary's disk image, if any.
+	Disk string
+	// ArbiterArgs are added to the arbiter's arguments.
+	ArbiterArgs []string
+	// LogLevel of the replicas and the arbiter; default info.
+	LogLevel string
+}
+
+// GuestIP is the guest's address in the gateway's network.
+const GuestIP = "192.168.127.2"
+
+// Cluster is a running deployment.
+type Cluster struct {
+	Config
+	Arbiter, Gateway *Process
+	Replicas         []*Process
+
+	GRPC, HTTP, Redis string
+
+	socket  string
+	temp    bool
+	spares  int
+	conn    *grpc.ClientConn
+	started []*Process
+}
+
+// Start starts the arbiter and the gateway.
+func Start(cfg Config) (c *Cluster, err error) {
+	c = &Cluster{Config: cfg}
+	if c.VM == "" {
+		c.VM = "demo"
+	}
+	if c.Memory == "" {
+		c.Memory = "256M"
+	}
+	if c.LogLevel == "" {
+		c.LogLevel = "info"
+	}
+	for _, f := range []string{"arbiter", "primary", "secondary", "gateway"} {
+		if _, err := os.Stat(filepath.Join(cfg.Bin, f)); err != nil {
+			return nil, fmt.Errorf("binaries are missing, run `make build`: %w", err)
+		}
+	}
+	for _, f := range []string{"Image", "initrd"} {
+		if _, err := os.Stat(filepath.Join(cfg.Guest, f)); err != nil {
+			return nil, fmt.Errorf("guest image is missing, run `make guest`: %w", err)
+		}
+	}
+	if c.Dir == "" {
+		if c.Dir, err = os.MkdirTemp("", "understudy-"); err != nil {
+			return nil, err
+		}
+		c.temp = true
+	}
+	defer func() {
+		if err != nil {
+			c.Close()
+		}
+	}()
+	addrs, err := freeAddresses(3)
+	if err != nil {
+		return nil, err
+	}
+	c.GRPC, c.HTTP, c.Redis = addrs[0], addrs[1], addrs[2]
+	c.socket = filepath.Join(c.Dir, "gateway.sock")
+	if err := c.StartArbiter(); err != nil {
+		return nil, err
+	}
+	c.Gateway, err = c.run("gateway", "gateway", "--listen", "unix:"+c.socket, "--forward", c.Redis+"="+GuestIP+":6379")
+	if err != nil {
+		return nil, err
+	}
+	c.conn, err = grpc.NewClient(c.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	return c, err
+}
+
+// StartArbiter starts the arbiter, or starts it again on its data.
+func (c *Cluster) StartArbiter() (err error) {
+	args := append([]string{"--listen", c.GRPC, "--http", c.HTTP, "--data-dir", filepath.Join(c.Dir, "etcd"),
+		"--log-level", c.LogLevel}, c.ArbiterArgs...)
+	c.Arbiter, err = c.run("arbiter", "arbiter", args...)
+	return err
+}
+
+// StartPrimary boots the VM.
+func (c *Cluster) StartPrimary() (*Process, error) {
+	args := c.replicaArgs("primary")
+	args = append(args, "--kernel", filepath.Join(c.Guest, "Image"), "--initrd", filepath.Join(c.Guest, "initrd"),
+		"--memory", c.Memory, "--append", c.kernelLine())
+	if c.Disk != "" {
+		args = append(args, "--disk", c.Disk)
+	}
+	return c.replica("primary", args...)
+}
+
+// StartStandalone runs the guest without protection on the cluster's gateway.
+func (c *Cluster) StartStandalone() (*Process, error) {
+	return c.replica("primary", "--standalone", "--vm", c.VM, "--uplink", "gateway:unix:"+c.socket,
+		"--kernel", filepath.Join(c.Guest, "Image"), "--initrd", filepath.Join(c.Guest, "initrd"),
+		"--memory", c.Memory, "--append", c.kernelLine(), "--console", filepath.Join(c.Dir, "standalone.console"))
+}
+
+func (c *Cluster) kernelLine() string {
+	line := "console=ttyS0 quiet ud.ip=" + GuestIP + "/24 ud.gw=192.168.127.1 ud.service=redis"
+	if c.Append != "" {
+		line += " " + c.Append
+	}
+	return line
+}
+
+// StartSecondary starts one more secondary.
+func (c *Cluster) StartSecondary() (*Process, error) {
+	c.spares++
+	name := fmt.Sprintf("secondary-%d", c.spares)
+	return c.replicaNamed(name, "secondary", c.replicaArgs(name)...)
+}
+
+func (c *Cluster) replicaArgs(name string) []string {
+	return []string{"--vm", c.VM, "--name", name, "--arbiter", c.GRPC, "--uplink", "gateway:unix:" + c.socket,
+		"--console", filepath.Join(c.Dir, name+".console"), "--log-level", c.LogLevel}
+}
+
+func (c *Cluster) replica(bin string, args ...string) (*Process, error) {
+	return c.replicaNamed(bin, bin, args...)
+}
+
+func (c *Cluster) replicaNamed(name, bin string, args ...string) (*Process, error) {
+	p, err := c.run(name, bin, args...)
+	if err == nil {
+		c.Replicas = append(c.Replicas, p)
+	}
+	return p, err
+}
+
+func (c *Cluster) run(name, bin string, args ...string) (*Process, error) {
+	p, err := start(c.Dir, name, filepath.Join(c.Bin, bin), nil, args...)
+	if err == nil {
+		c.started = append(c.started, p)
+	}
+	return p, err
+}
+
+// Close ends all processes and removes a temporary directory.
+func (c *Cluster) Close() {
+	if c.conn != nil {
+		_ = c.conn.Close() // its server ends next
+	}
+	for i := len(c.started) - 1; i >= 0; i-- {
+		_ = c.started[i].Kill() // it may have ended before
+	}
+	if c.temp {
+		_ = os.RemoveAll(c.Dir)
+	}
+}
+
+// Admin is the arbiter's Admin service.
+func (c *Cluster) Admin() pb.AdminClient { return pb.NewAdminClient(c.conn) }
+
+// Status asks the arbiter about the VM.
+func (c *Cluster) Status(ctx context.Context) (*pb.VMStatus, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	return c.Admin().GetVM(ctx, &pb.GetVMRequest{Vm: c.VM})
+}
+
+// ErrEnded is returned by waits when a process of the cluster has ended that
+// was not to.
+var ErrEnded = errors.New("process ended")
+
+// Wait polls the VM's status until ok says so, ctx is done, or one of the
+// processes ends.
+func (c *Cluster) Wait(ctx context.Context, what string, ok func(*pb.VMStatus) bool, alive ...*Process) (*pb.VMStatus, error) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	var last *pb.VMStatus
+	for {
+		if s, err := c.Status(ctx); err == nil {
+			if last = s; ok(s) {
+				return s, nil
+			}
+		}
+		for _, p := range alive {
+			select {
+			case <-p.Done():
+				return last, fmt.Errorf("wait for %s: %s %w (%v):\n%s", what, p.Name, ErrEnded, p.Err(), p.LogTail(5))
+			default:
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return last, fmt.Errorf("wait for %s: %w (last: %s)", what, ctx.Err(), last.GetSummary())
+		case <-tick.C:
+		}
+	}
+}
+
+// Protected waits for two copies under the arbiter's gate in a term above
+// after.
+func (c *Cluster) Protected(ctx context.Context, after uint64) (*pb.VMStatus, error) {
+	return c.Wait(ctx, "protection", func(s *pb.VMStatus) bool {
+		return s.GetRecord().GetMode() == pb.Mode_MODE_PROTECTED && s.GetRecord().GetTerm() > after
+	}, c.Arbiter, c.Gateway)
+}
+
+// Active is the process that holds the active role.
+func (c *Cluster) Active(s *pb.VMStatus) *Process {
+	id := s.GetRecord().GetActive().GetId()
+	for _, p := range c.Replicas {
+		if len(id) > len(p.Name) && id[:len(p.Name)+1] == p.Name+"-" {
+			return p
+		}
+	}
+	return nil
+}
+
+// Standby is the process that holds the standby role.
+func (c *Cluster) Standby(s *pb.VMStatus) *Process {
+	return c.Active(&pb.VMStatus{Record: &pb.Record{Active: s.GetRecord().GetStandby()}})
+}
+
+// DialRedis waits until the guest's Redis answers through the gateway.
+func (c *Cluster) DialRedis(ctx context.Context) error {
+	for {
+		if err := ping(c.Redis); err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the guest's Redis at %s: %w", c.Redis, ctx.Err())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func ping(addr string) error {
+	conn, err := net.DialTimeout("tcp", addr, time.Second)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }() // one question
+	if err := conn.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(conn, "PING\r\n"); err != nil {
+		return err
+	}
+	b := make([]byte, 7)
+	if _, err := io.ReadFull(conn, b); err != nil {
+		return err
+	}
+	if string(b) != "+PONG\r\n" {
+		return fmt.Errorf("answered %q", b)
+	}
+	return nil
+}
+
+// freeAddresses returns loopback addresses that nobody listens on.
+func freeAddresses(n int) (addrs []string, err error) {
+	for range n {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = ln.Close() }() // it only reserved the port
+		addrs = append(addrs, ln.Addr().String())
+	}
+	return addrs, nil
+}
