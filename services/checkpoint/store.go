@@ -1,0 +1,131 @@
+package checkpoint
+
+import (
+	"fmt"
+	"io"
+	"os"
+)
+
+// store keeps staged items: in memory, and above a limit in an unlinked file.
+type store struct {
+	spillAbove int64
+	dir        string
+	// room is the number of items that it still takes. It bounds a peer that
+	// repeats precopy rounds.
+	room   uint64
+	parts  []part
+	inMem  int64
+	file   *os.File
+	inFile int64
+}
+
+// part is one message's items. Its data is in memory or at an offset of the
+// file.
+type part struct {
+	kind    kind
+	numbers []uint64
+	zero    []bool
+	data    []byte
+	off     int64
+	size    int
+}
+
+func newStore(spillAbove int64, dir string, room uint64) *store {
+	return &store{spillAbove: spillAbove, dir: dir, room: room}
+}
+
+// put keeps the items, whose slices it owns.
+func (s *store) put(k kind, numbers []uint64, zero []bool, data []byte) error {
+	if uint64(len(numbers)) > s.room {
+		return violation("more items staged than twice what the guest has")
+	}
+	s.room -= uint64(len(numbers))
+	p := part{kind: k, numbers: numbers, zero: zero, data: data, size: len(data)}
+	if len(data) > 0 && s.inMem+int64(len(data)) > s.spillAbove {
+		if err := s.spill(&p); err != nil {
+			return fmt.Errorf("spill stage to a file: %w", err)
+		}
+	}
+	s.inMem += int64(len(p.data))
+	s.parts = append(s.parts, p)
+	return nil
+}
+
+func (s *store) spill(p *part) error {
+	if s.file == nil {
+		f, err := os.CreateTemp(s.dir, "understudy-stage-")
+		if err != nil {
+			return err
+		}
+		s.file = f
+		if err := os.Remove(f.Name()); err != nil {
+			return err
+		}
+	}
+	if _, err := s.file.WriteAt(p.data, s.inFile); err != nil {
+		return err
+	}
+	p.off, p.data = s.inFile, nil
+	s.inFile += int64(p.size)
+	return nil
+}
+
+// write writes the items of one space to the guest, in the order in which they
+// came, so that the last of each counts.
+func (s *store) write(sp *space) error {
+	var buf []byte
+	for i := range s.parts {
+		p := &s.parts[i]
+		if p.kind != sp.kind {
+			continue
+		}
+		data := p.data
+		if data == nil && p.size > 0 {
+			if buf == nil {
+				buf = make([]byte, maxItems*BlockSize)
+			}
+			data = buf[:p.size]
+			if n, err := s.file.ReadAt(data, p.off); n < len(data) {
+				if err == nil {
+					err = io.ErrUnexpectedEOF
+				}
+				return fmt.Errorf("read spilled stage: %w", err)
+			}
+		}
+		if err := writeItems(sp, p.numbers, p.zero, data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// close frees what the store holds.
+func (s *store) close() {
+	if s.file != nil {
+		_ = s.file.Close() // unlinked: nothing to lose
+	}
+	s.file, s.parts = nil, nil
+}
+
+// writeItems writes items to the guest without marking them dirty. Zero pages
+// that are zero already stay untouched, so that they take no memory.
+func writeItems(s *space, numbers []uint64, zero []bool, data []byte) error {
+	for i, n := range numbers {
+		item := zeroPage[:]
+		if len(zero) == 0 || !zero[i] {
+			item, data = data[:BlockSize], data[BlockSize:]
+		}
+		if s.kind == blocks {
+			if err := s.disk.WriteBlock(n, item); err != nil {
+				return fmt.Errorf("write block %d: %w", n, err)
+			}
+			continue
+		}
+		page := s.mem.Page(n)
+		if len(zero) > 0 && zero[i] && isZero(page) {
+			continue
+		}
+		copy(page, item)
+	}
+	return nil
+}
