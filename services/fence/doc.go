@@ -7,6 +7,9 @@
 //	vms/<vm>/replicas/<id>  replica that lives, under the replica's lease
 //	arbiters/<id>           arbiter that lives, under its lease
 //
+// A key under a lease is put only while no other lease holds it, so that two
+// living processes never act under one name.
+//
 // A record is changed only by one transaction that is conditioned on the
 // record's revision, on the owner key being attached to the claim's lease (or,
 // for a replica that helps itself, on there being no owner), and on the keys of

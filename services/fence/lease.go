@@ -273,6 +273,26 @@ func (l *Lease) publish(g Grant) {
 	}
 }
 
+// EndLeaseOf revokes the lease that holds key, if one does. It is for a caller
+// who knows that the holder is dead, and would otherwise wait for the lease's
+// end.
+func EndLeaseOf(ctx context.Context, client *clientv3.Client, key string) error {
+	err := repeat(ctx, func(ctx context.Context) error {
+		r, err := client.Get(ctx, key)
+		if err != nil || len(r.Kvs) == 0 || r.Kvs[0].Lease == 0 {
+			return err
+		}
+		if _, err = client.Revoke(ctx, clientv3.LeaseID(r.Kvs[0].Lease)); isGone(err) {
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("end the lease of %s: %w", key, plain(err))
+	}
+	return nil
+}
+
 // isGone tells whether an error says that the server knows no such lease.
 func isGone(err error) bool {
 	return errors.Is(rpctypes.Error(err), rpctypes.ErrLeaseNotFound)

@@ -32,7 +32,7 @@ var (
 
 // Owner is the arbiter that owns a VM, as others see it.
 type Owner struct {
-	// ID names the arbiter across restarts; Address is where replicas reach it.
+	// ID names the arbiter; Address is where replicas reach it.
 	ID      string `json:"id"`
 	Address string `json:"address"`
 	// Lease is the arbiter's lease that the ownership is attached to.
@@ -177,9 +177,9 @@ func (v *View) apply(key string, value []byte, revision, lease int64, gone bool)
 	return nil
 }
 
-// Own takes the ownership of a VM under the arbiter's lease: if nobody has it,
-// or if the owner has the same ID, which is this arbiter under an earlier lease
-// (IDs are unique among living arbiters). Otherwise the error is an *OwnedError.
+// Own takes the ownership of a VM under the arbiter's lease, self.Lease, if
+// nobody has it. To own it already under that lease is no error. Otherwise the
+// error is an *OwnedError.
 func (s *Store) Own(ctx context.Context, vm string, self Owner) (Claim, error) {
 	if err := CheckName("VM", vm); err != nil {
 		return Claim{}, err
@@ -192,41 +192,27 @@ func (s *Store) Own(ctx context.Context, vm string, self Owner) (Claim, error) {
 	if err != nil {
 		return Claim{}, err
 	}
+	free := clientv3.Compare(clientv3.CreateRevision(key), "=", 0)
 	put := clientv3.OpPut(key, string(value), clientv3.WithLease(clientv3.LeaseID(self.Lease)))
-	claim := Claim{VM: vm, Lease: self.Lease}
 	var r *clientv3.TxnResponse
-	cond := clientv3.Compare(clientv3.CreateRevision(key), "=", 0)
-	for try := 0; ; try++ {
-		err := repeat(ctx, func(ctx context.Context) (err error) {
-			r, err = s.client.Txn(ctx).If(cond).Then(put).Else(clientv3.OpGet(key)).Commit()
-			return err
-		})
-		if err != nil {
-			return Claim{}, fmt.Errorf("own VM %s: %w", vm, plain(err))
-		}
-		if r.Succeeded {
-			return claim, nil
-		}
-		kvs := r.Responses[0].GetResponseRange().Kvs
-		if len(kvs) == 0 {
-			// It came and went within the transaction's retry: try again.
-			if try < 3 {
-				continue
-			}
-			return Claim{}, fmt.Errorf("own VM %s: the owner keeps changing", vm)
-		}
-		owner := Owner{Lease: kvs[0].Lease}
-		if err := json.Unmarshal(kvs[0].Value, &owner); err != nil {
+	err = repeat(ctx, func(ctx context.Context) (err error) {
+		r, err = s.client.Txn(ctx).If(free).Then(put).Else(clientv3.OpGet(key)).Commit()
+		return err
+	})
+	if err != nil {
+		return Claim{}, fmt.Errorf("own VM %s: %w", vm, plain(err))
+	}
+	if !r.Succeeded {
+		kv := r.Responses[0].GetResponseRange().Kvs[0] // not free, so there is one
+		owner := Owner{Lease: kv.Lease}
+		if err := json.Unmarshal(kv.Value, &owner); err != nil {
 			return Claim{}, fmt.Errorf("%s in etcd: %w", key, err)
 		}
-		if owner.ID != self.ID || try == 3 {
+		if owner.Lease != self.Lease {
 			return Claim{}, &OwnedError{VM: vm, Owner: owner}
 		}
-		if owner.Lease == self.Lease && owner.Address == self.Address {
-			return claim, nil
-		}
-		cond = clientv3.Compare(clientv3.ModRevision(key), "=", kvs[0].ModRevision)
 	}
+	return Claim{VM: vm, Lease: self.Lease}, nil
 }
 
 // Disown gives a claim up. A claim that has ended already is no error.

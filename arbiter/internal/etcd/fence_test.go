@@ -73,18 +73,19 @@ func TestOneArbiterOwnsAVM(t *testing.T) {
 	if v, err := s.Load(ctx, "web"); err != nil || v.Owner == nil || v.Owner.ID != "A" {
 		t.Fatalf("%+v %v", v, err)
 	}
-	// A in its next life, under another lease, takes over at once; the claim of
-	// its earlier life ends.
+	// A under another lease is another.
 	a2 := lease(t, c, "")
-	claim2 := own(t, s, "web", "A", a2)
-	if _, err := s.Commit(ctx, claim, record("web", 1), 0); !errors.Is(err, fence.ErrConflict) {
-		t.Errorf("a commit under the old claim: %v", err)
+	if _, err := s.Own(ctx, "web", fence.Owner{ID: "A", Lease: a2}); !errors.Is(err, fence.ErrOwned) {
+		t.Errorf("A under another lease was told %v", err)
 	}
-	if _, err := s.Commit(ctx, claim2, record("web", 1), 0); err != nil {
+	if _, err := s.Commit(ctx, fence.Claim{VM: "web", Lease: a2}, record("web", 1), 0); !errors.Is(err, fence.ErrConflict) {
+		t.Errorf("a commit under another lease: %v", err)
+	}
+	if _, err := s.Commit(ctx, claim, record("web", 1), 0); err != nil {
 		t.Error(err)
 	}
 	// The end of A's lease makes room for B.
-	revoke(t, c, a2)
+	revoke(t, c, a)
 	own(t, s, "web", "B", b)
 	if err := s.Disown(ctx, fence.Claim{VM: "web", Lease: b}); err != nil {
 		t.Fatal(err)

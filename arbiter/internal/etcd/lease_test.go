@@ -254,6 +254,22 @@ func TestTwoHoldersOfOneKey(t *testing.T) {
 	}
 }
 
+// Who knows that a holder is dead need not wait for its lease.
+func TestEndLeaseOfTheDead(t *testing.T) {
+	c := connect(t, run(t, Config{}).LocalEndpoint())
+	ctx := within(t, 10*time.Second)
+	dead := lease(t, c, "k")
+	for _, key := range []string{"k", "k", "nobody's"} { // a second time there is nothing to do
+		if err := fence.EndLeaseOf(ctx, c, key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := hold(t, c, "k", time.Second)
+	if g := h.await(t, "a grant", granted); g.ID == dead {
+		t.Error("the dead lease lives")
+	}
+}
+
 func TestLeaseSaysWhyItCannotBeGot(t *testing.T) {
 	h := hold(t, connect(t, "http://127.0.0.1:1"), "k", time.Second)
 	err := h.Wait(within(t, time.Second))

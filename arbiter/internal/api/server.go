@@ -1,0 +1,94 @@
+// Package api serves the arbiter's gRPC services: Arbiter for replicas, Admin
+// for operators, and the standard health and reflection services.
+package api
+
+import (
+	"context"
+	"net"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+
+	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
+
+	"github.com/understudy-ft/understudy/arbiter/internal/events"
+	"github.com/understudy-ft/understudy/arbiter/internal/sessions"
+)
+
+// MaxMessage bounds a message in either direction, in bytes.
+const MaxMessage = 4 << 20
+
+// Config is what the services work on.
+type Config struct {
+	VMs    *sessions.Registry
+	Events *events.Log
+	// ArbiterID and Version are told to replicas.
+	ArbiterID, Version string
+	// LeaseTTL and LeaseMargin are how replicas hold their leases.
+	LeaseTTL, LeaseMargin time.Duration
+	// Endpoints returns where a replica reaches etcd, by the two ends of its
+	// connection to the arbiter. Its error is told to the replica.
+	Endpoints func(local, remote net.Addr) ([]string, error)
+	// Ready tells whether this arbiter can own VMs.
+	Ready func() bool
+	Log   hclog.Logger
+}
+
+// Server is the gRPC server. Serve and stop it through its grpc.Server.
+type Server struct {
+	*grpc.Server
+	health *health.Server
+	ready  func() bool
+}
+
+// New returns a server with all services registered.
+func New(cfg Config) *Server {
+	g := grpc.NewServer(
+		grpc.MaxRecvMsgSize(MaxMessage),
+		grpc.MaxSendMsgSize(MaxMessage),
+		grpc.MaxConcurrentStreams(1000),
+		grpc.ConnectionTimeout(5*time.Second),
+		// The protocol has heartbeats of its own; these find dead operators'
+		// connections and replicas that died before their Hello.
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
+	)
+	s := &Server{Server: g, health: health.NewServer(), ready: cfg.Ready}
+	pb.RegisterArbiterServer(g, &arbiter{cfg: cfg})
+	pb.RegisterAdminServer(g, &admin{cfg: cfg})
+	healthpb.RegisterHealthServer(g, s.health)
+	reflection.Register(g)
+	s.setHealth(healthpb.HealthCheckResponse_NOT_SERVING)
+	return s
+}
+
+func (s *Server) setHealth(status healthpb.HealthCheckResponse_ServingStatus) {
+	s.health.SetServingStatus("", status)
+	s.health.SetServingStatus(pb.Arbiter_ServiceDesc.ServiceName, status)
+	// Admin answers whether or not the arbiter can own VMs.
+	s.health.SetServingStatus(pb.Admin_ServiceDesc.ServiceName, healthpb.HealthCheckResponse_SERVING)
+}
+
+// WatchHealth keeps the health service up to date until the context ends.
+func (s *Server) WatchHealth(ctx context.Context) {
+	ticker := time.NewTicker(200 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		if s.ready() {
+			s.setHealth(healthpb.HealthCheckResponse_SERVING)
+		} else {
+			s.setHealth(healthpb.HealthCheckResponse_NOT_SERVING)
+		}
+		select {
+		case <-ctx.Done():
+			s.health.Shutdown()
+			return
+		case <-ticker.C:
+		}
+	}
+}
