@@ -85,8 +85,6 @@ func (h *hart) lookup(pc uint64) *block {
 			return nil
 		}
 		own := *b
-		own.ops = []op{b.ops[0]}
-		own.where = []uint16{0}
 		b = &own
 	}
 	*e = jump{pc, b}

@@ -1,33 +1,47 @@
 package rv64
 
+// After a SYSTEM instruction.
+type outcome uint8
+
+const (
+	goOn  outcome = iota // with the next instruction, code and its mapping unchanged
+	leave                // look up h.pc afresh
+	trap                 // take h.exc
+)
+
 // system executes an instruction of opcode SYSTEM. h.pc is already the next
-// instruction. It returns false after an exception, which it leaves in h.exc.
-func (h *hart) system(insn uint32, epc uint64) bool {
+// instruction.
+func (h *hart) system(insn uint32, epc uint64) outcome {
 	if insF3(insn) != 0 {
 		if insF3(insn) == 4 || !h.csr(insn) {
-			return h.raise(causeIllegal, uint64(insn))
+			h.raise(causeIllegal, uint64(insn))
+			return trap
 		}
-		return true
+		if insn>>20 == csrSatp {
+			return leave
+		}
+		return goOn
 	}
-	illegal := func() bool { return h.raise(causeIllegal, uint64(insn)) }
 	switch insn {
 	case 0x00000073: // ECALL
 		if h.priv == privU {
-			return h.raise(causeEcallU, 0)
+			h.raise(causeEcallU, 0)
+			return trap
 		}
 		h.sbi()
-		return true
+		return leave
 	case 0x00100073, 0x9002: // EBREAK
-		return h.raise(causeBreakpoint, epc)
-	}
-	if h.priv == privU {
-		return illegal()
+		h.raise(causeBreakpoint, epc)
+		return trap
 	}
 	switch {
+	case h.priv == privU:
 	case insn == 0x10200073:
 		h.sret()
+		return leave
 	case insn == 0x10500073: // WFI
 		h.waiting = true
+		return leave
 	case insn>>25 == 9 && insRd(insn) == 0: // SFENCE.VMA
 		// Fences of one address space fence all of them.
 		if rs1 := insRs1(insn); rs1 != 0 {
@@ -35,10 +49,10 @@ func (h *hart) system(insn uint32, epc uint64) bool {
 		} else {
 			h.flushAll()
 		}
-	default:
-		return illegal()
+		return leave
 	}
-	return true
+	h.raise(causeIllegal, uint64(insn))
+	return trap
 }
 
 // csr executes a CSR instruction; false means that it is illegal.
@@ -164,8 +178,7 @@ func (h *hart) writeCSR(n uint32, v uint64) {
 		}
 		h.recheck()
 	case csrStimecmp:
-		h.stimecmp = v
-		h.recheck()
+		h.setTimer(v)
 	case csrSatp:
 		if m := v >> 60; m == satpBare || m == satpSv39 || m == satpSv48 {
 			if m == satpBare {

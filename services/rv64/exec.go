@@ -536,16 +536,17 @@ run:
 				return
 			case opSystem:
 				epc := pc + 2*uint64(b.where[i]&255)
-				next := pc + uint64(b.size)
-				h.pc = next
+				h.pc = pc + uint64(b.size)
 				h.instret += n
 				budget -= min(n, budget)
 				n = 0
-				if !h.system(uint32(o.imm), epc) {
-					h.trap(epc, h.exc, h.excVal)
+				switch h.system(uint32(o.imm), epc) {
+				case goOn:
+					sp = h.sp
+				case leave:
 					return
-				}
-				if h.pc != next || h.sp != sp || h.waiting {
+				case trap:
+					h.trap(epc, h.exc, h.excVal)
 					return
 				}
 			case opFenceI:

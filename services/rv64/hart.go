@@ -1,6 +1,7 @@
 package rv64
 
 import (
+	"fmt"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -82,6 +83,7 @@ type hart struct {
 	waiting  bool          // in WFI
 	stop     *vmm.Stop     // the guest's own stop, to be reported
 	barrier  atomic.Uint32 // written to order stores before loads
+	timerDue bool          // stimecmp had passed when last looked at
 	spaces   []*space
 	spaceUse uint64
 	tlbGen   uint64
@@ -111,7 +113,7 @@ func (h *hart) powerOn() {
 	h.sstatus, h.sie, h.stvec, h.scounteren, h.senvcfg = 0, 0, 0, 0, 0
 	h.sscratch, h.sepc, h.scause, h.stval, h.satp, h.fcsr = 0, 0, 0, 0, 0, 0
 	h.stimecmp = ^uint64(0)
-	h.reserved, h.waiting, h.stop = false, false, nil
+	h.reserved, h.waiting, h.stop, h.timerDue = false, false, nil, false
 	h.ip.Store(0)
 	h.remote.Store(0)
 	h.hsm.Store(uint32(hsmStopped))
@@ -173,15 +175,28 @@ func (h *hart) runSlice() {
 			h.single--
 			if b := h.code.single(h, h.pc); b != nil {
 				h.exec(b, 1)
+			} else {
+				h.fetchFailed()
 			}
 			continue
 		}
 		if b := h.lookup(h.pc); b != nil {
 			h.exec(b, end-h.instret)
 		} else {
-			h.trap(h.pc, h.exc, h.excVal)
+			h.fetchFailed()
 		}
 	}
+}
+
+// fetchFailed takes the exception of a failed fetch. A trap handler that
+// cannot be fetched, with interrupts off, fails forever.
+func (h *hart) fetchFailed() {
+	if h.priv == privS && h.sstatus&sstatusSIE == 0 && h.pc == h.stvec&^3 {
+		h.requestStop(vmm.Fault, fmt.Sprintf("hart %d: no code at its trap handler %#x (cause %d, sepc %#x, scause %#x, stval %#x)",
+			h.id, h.pc, h.exc, h.sepc, h.scause, h.stval))
+		return
+	}
+	h.trap(h.pc, h.exc, h.excVal)
 }
 
 func (h *hart) now() uint64 { return h.eng.clock.Now() / nsPerTick }
@@ -195,11 +210,13 @@ func (h *hart) requestStop(cause vmm.StopCause, detail string) {
 // pending is the value of sip.
 func (h *hart) pending() uint64 {
 	ip := uint64(h.ip.Load())
-	if h.stimecmp != ^uint64(0) && h.now() >= h.stimecmp {
+	if h.timerDue = h.expired(); h.timerDue {
 		ip |= irqTimer
 	}
 	return ip
 }
+
+func (h *hart) expired() bool { return h.stimecmp != ^uint64(0) && h.now() >= h.stimecmp }
 
 func (h *hart) interruptible() bool { return h.priv == privU || h.sstatus&sstatusSIE != 0 }
 
@@ -219,9 +236,14 @@ func (h *hart) interrupt(ready uint64) {
 }
 
 // recheck makes the hot loop end if an interrupt can be taken now. It follows
-// every change of sie, sip, sstatus.SIE, stimecmp and privilege.
+// every change of sie, sip, sstatus.SIE, stimecmp and privilege. It does not
+// read the clock, which is looked at in every slice.
 func (h *hart) recheck() {
-	if h.interruptible() && h.pending()&h.sie != 0 {
+	ip := uint64(h.ip.Load())
+	if h.timerDue {
+		ip |= irqTimer
+	}
+	if ip&h.sie != 0 && h.interruptible() {
 		h.attn.Or(attnIRQ)
 	}
 }

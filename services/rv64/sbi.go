@@ -140,6 +140,7 @@ func (h *hart) sbiLegacy(ext, arg uint64) uint64 {
 
 func (h *hart) setTimer(tick uint64) {
 	h.stimecmp = tick
+	h.timerDue = h.expired()
 	h.recheck()
 }
 
