@@ -390,6 +390,10 @@ func (m *Machine) Idle() time.Duration { return m.engine.Idle() }
 // guest does not keep up or the machine is paused; Host.NetReady follows.
 func (m *Machine) Deliver(frame []byte) bool { return m.net.Deliver(frame) }
 
+// Room tells whether Deliver would take a frame now; otherwise NetReady is
+// called later.
+func (m *Machine) Room() bool { return m.net.Room() }
+
 // ConsoleInput types at the guest's console and returns how many bytes were
 // taken: fewer while the guest does not read them, none while it is paused.
 func (m *Machine) ConsoleInput(p []byte) int { return m.input(p) }

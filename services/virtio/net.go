@@ -137,6 +137,17 @@ func (n *Net) Deliver(frame []byte) bool {
 	return true
 }
 
+// Room tells whether Deliver would take a frame now. Where it does not, Ready
+// is called later.
+func (n *Net) Room() bool {
+	t := n.transport
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	full := t.paused.Load() || len(n.pending) >= MaxPendingFrames && t.live()
+	n.refused = n.refused || full
+	return !full
+}
+
 // accept takes a frame for which there is room.
 func (n *Net) accept(frame []byte) error {
 	if !n.transport.usable(netQueueReceive) {
