@@ -110,7 +110,10 @@ func newHart(e *Engine, id int) *hart {
 func (h *hart) powerOn() {
 	h.x = [256]uint64{}
 	h.pc, h.priv, h.instret, h.single = 0, privS, 0, 0
-	h.sstatus, h.sie, h.stvec, h.scounteren, h.senvcfg = 0, 0, 0, 0, 0
+	h.sstatus, h.sie, h.stvec, h.senvcfg = 0, 0, 0, 0
+	// As firmware leaves it: user programs may read the counters. The kernel
+	// relies on it for the clock in its vDSO.
+	h.scounteren = 7
 	h.sscratch, h.sepc, h.scause, h.stval, h.satp, h.fcsr = 0, 0, 0, 0, 0, 0
 	h.stimecmp = ^uint64(0)
 	h.reserved, h.waiting, h.stop, h.timerDue = false, false, nil, false
