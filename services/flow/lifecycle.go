@@ -1,0 +1,113 @@
+package flow
+
+import "github.com/understudy-ft/understudy/services/packet"
+
+// open returns the connection that a SYN of the guest belongs to. old is the
+// latest connection of the tuple, or nil.
+func (t *Table) open(p *packet.Packet, k *key, old *stream) *stream {
+	s := &stream{key: *k, iss: p.Seq, phase: embryonic}
+	if old != nil {
+		s.opens = old.opens
+	}
+	if p.Flags&packet.ACK != 0 {
+		s.origin = openedByPeer
+		s.irs, s.irsKnown = p.Ack-1, true
+		if p.HasScale {
+			s.scale = min(p.WindowScale, 14)
+		}
+		if old != nil && old.phase != closed && old.iss == p.Seq && old.origin != pickedUp &&
+			(!old.irsKnown || old.irs == s.irs) {
+			return old // said again, or a simultaneous open
+		}
+		if old != nil && old.origin == openedByPeer && old.irs == s.irs {
+			if old.next <= 1 {
+				// The guest forgot the request and answers its repetition:
+				// the same connection to the peer.
+				old.iss = p.Seq
+				t.announce(old, p)
+				return old
+			}
+			s.incarnation = old.incarnation + 1
+		}
+		s.id = t.id(k, s.origin, uint64(s.irs)<<32|uint64(s.incarnation))
+	} else {
+		if old != nil && old.origin == openedByGuest && old.phase != closed && old.iss == p.Seq {
+			return old
+		}
+		s.origin = openedByGuest
+		s.opens++
+		s.id = t.id(k, s.origin, s.opens)
+	}
+	if p.HasScale {
+		s.ownScale = min(p.WindowScale, 14)
+	}
+	t.add(s)
+	t.announce(s, p)
+	return s
+}
+
+// pickUp returns a new stream for a connection whose opening was not seen.
+func (t *Table) pickUp(p *packet.Packet, k *key) *stream {
+	s := &stream{key: *k, origin: pickedUp, phase: open, next: 1<<32 | uint64(p.Seq)}
+	s.gapHi = s.next
+	s.id = t.id(k, s.origin, 0)
+	t.add(s)
+	return s
+}
+
+func (t *Table) add(s *stream) {
+	if old := t.streams[s.id]; old != nil {
+		t.drop(old)
+	}
+	for len(t.streams) >= t.limits.Streams {
+		t.evict()
+	}
+	s.bypass = t.bypassed(&s.key)
+	if old := t.tuples[s.key]; old != nil && old.phase != closed {
+		remove(&t.lists[old.phase], old)
+		old.phase = closed // replaced
+		push(&t.lists[closed], old)
+	}
+	t.tuples[s.key] = s
+	t.streams[s.id] = s
+	push(&t.lists[s.phase], s)
+}
+
+func (t *Table) evict() {
+	for i := range t.lists {
+		if s := t.lists[i].first; s != nil {
+			if phase(i) != closed {
+				t.counters.StreamsEvicted++
+			}
+			t.drop(s)
+			return
+		}
+	}
+}
+
+func (t *Table) drop(s *stream) {
+	t.dropTail(s)
+	remove(&t.lists[s.phase], s)
+	delete(t.streams, s.id)
+	if t.tuples[s.key] == s {
+		delete(t.tuples, s.key)
+	}
+}
+
+// settle notes that s was used and puts it where its phase says.
+func (t *Table) settle(s *stream) {
+	was := s.phase
+	switch {
+	case s.reset, s.fin != 0 && s.acked > s.fin && s.peerFIN != 0 && s.ackNext > s.peerFIN:
+		s.phase = closed
+	case s.acked == 0 && s.origin != pickedUp:
+		s.phase = embryonic
+	default:
+		s.phase = open
+	}
+	if was == s.phase && s.after == nil {
+		return // it is the last of its list already
+	}
+	remove(&t.lists[was], s)
+	push(&t.lists[s.phase], s)
+}
