@@ -1,0 +1,282 @@
+package role
+
+import (
+	"fmt"
+	"time"
+
+	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
+	"github.com/understudy-ft/understudy/services/flow"
+)
+
+// Protocol is the version of the protocol that this build speaks.
+const Protocol = 1
+
+// heartbeatEvery is the interval of a replica's heartbeats.
+const heartbeatEvery = 50 * time.Millisecond
+
+// defaultSyncTimeout bounds each step of a synchronization until an assignment
+// brings the policy.
+const defaultSyncTimeout = 10 * time.Second
+
+// Config is what a Core is made with.
+type Config struct {
+	VM      string
+	Self    *pb.ReplicaRef
+	Version string
+	// Candidate says that this replica holds a bootable guest and asks to
+	// become active; otherwise it is a spare.
+	Candidate bool
+	// FlowSeed keys the flow identities of a guest that boots here.
+	FlowSeed uint64
+}
+
+// phase is where a synchronization stands at this replica.
+type phase int
+
+const (
+	idle phase = iota
+	// Active: waiting for the feed to open.
+	dialing
+	// Active: copying while the guest runs. Standby: receiving the first copy.
+	copying
+	// Active and standby: the guest is being paused for a checkpoint.
+	pausing
+	// Active: the checkpoint is on its way. Standby: it is being received.
+	transferring
+	// Active, first copy: staged, waiting for the record to say PROTECTED.
+	// Standby: the stage is being applied.
+	settling
+)
+
+func (p phase) String() string {
+	return [...]string{"idle", "dialing", "copying", "pausing", "transferring", "settling"}[p]
+}
+
+// synchronization is one that is under way.
+type synchronization struct {
+	phase    phase
+	epoch    uint64
+	reason   pb.Reason
+	first    bool
+	began    time.Duration // of the pause
+	deadline time.Duration
+	stats    *pb.SyncStats
+}
+
+// Core is the state of one replica. See the package documentation for the
+// caller's duties.
+type Core struct {
+	cfg  Config
+	host Host
+
+	role pb.Role
+	mode pb.Mode
+	term uint64
+	// feedTerm is the term of the feed's handshake (standby).
+	feedTerm uint64
+	epoch    uint64
+	peer     *pb.ReplicaRef
+
+	syncTimeout time.Duration
+	arbiterUp   bool
+	feedUp      bool
+	// feeding says that inputs go to the standby, too: since the pause of the
+	// last checkpoint (active).
+	feeding bool
+	// paused says that the guest is to stay paused.
+	paused bool
+	// takeover is an assignment that waits for a stage to be applied.
+	takeover *pb.Assignment
+	// ended: nothing happens any more.
+	ended bool
+
+	leaseID    int64
+	leaseUntil time.Duration
+
+	sync  synchronization
+	flows *flow.Table
+	out   held
+	// marks say what has left in this epoch: kept by the active, told to the
+	// standby.
+	marks flow.Marks
+	in    *inbox
+	// next collects the inputs of the epoch whose checkpoint is being received
+	// (standby); nil otherwise.
+	next  *inbox
+	heard recent
+
+	// stage is the checkpoint being applied, late what the feed brought for its
+	// epoch meanwhile (standby).
+	stage *pb.Checkpoint
+	late  []*pb.FromActive
+	left  []flow.EmittedMark // reused by confirm
+
+	events        uint64 // guest events in this epoch
+	lastHeartbeat time.Duration
+	lastConsumed  uint64
+}
+
+// New returns the Core of a replica that plays no part yet.
+func New(cfg Config, host Host) *Core {
+	c := &Core{cfg: cfg, host: host, role: pb.Role_ROLE_SPARE, syncTimeout: defaultSyncTimeout,
+		flows: flow.NewTable(cfg.FlowSeed), in: &inbox{}}
+	if cfg.Candidate {
+		c.role = pb.Role_ROLE_CANDIDATE
+	}
+	return c
+}
+
+// Role, Mode, Term and Epoch tell what part the replica plays.
+func (c *Core) Role() pb.Role { return c.role }
+
+// Mode is the mode of the current term.
+func (c *Core) Mode() pb.Mode { return c.mode }
+
+// Term is the current term; 0 before the first assignment.
+func (c *Core) Term() uint64 { return c.term }
+
+// Epoch is the epoch that this copy is in; 0 without a common one.
+func (c *Core) Epoch() uint64 { return c.epoch }
+
+// Hello returns the first message of a stream to the arbiter.
+func (c *Core) Hello() *pb.FromReplica {
+	return &pb.FromReplica{Term: c.term, Body: &pb.FromReplica_Hello{Hello: &pb.Hello{
+		Protocol: Protocol, Vm: c.cfg.VM, Replica: c.cfg.Self, Role: c.helloRole(), Mode: c.mode,
+		Epoch: c.epoch, LeaseId: c.leaseID, Version: c.cfg.Version,
+	}}}
+}
+
+// helloRole is the part that the replica can play: a standby without a whole
+// copy is no more than a spare.
+func (c *Core) helloRole() pb.Role {
+	if c.role == pb.Role_ROLE_STANDBY && c.epoch == 0 {
+		return pb.Role_ROLE_SPARE
+	}
+	return c.role
+}
+
+// ArbiterUp says that the stream to the arbiter is open and Hello was sent.
+func (c *Core) ArbiterUp(now time.Duration) {
+	c.arbiterUp = true
+	c.lastHeartbeat = now
+}
+
+// ArbiterDown says that the stream to the arbiter has ended. A PROTECTED
+// replica holds its outputs; a SOLO one goes on under its lease.
+func (c *Core) ArbiterDown(time.Duration) { c.arbiterUp = false }
+
+// Lease says until when the replica's lease is provably valid.
+func (c *Core) Lease(now time.Duration, id int64, until time.Duration) {
+	c.leaseID, c.leaseUntil = id, until
+	c.emitSolo(now)
+}
+
+// Tick lets time pass; idle is how long the guest has been idle.
+func (c *Core) Tick(now, idleFor time.Duration) {
+	if c.ended {
+		return
+	}
+	if now-c.lastHeartbeat >= heartbeatEvery && c.arbiterUp {
+		c.lastHeartbeat = now
+		if c.in.waiting() > 0 || c.paused {
+			idleFor = 0
+		}
+		c.toArbiter(&pb.FromReplica_Heartbeat{Heartbeat: &pb.Heartbeat{
+			Epoch: c.epoch, DeliveredInput: c.in.delivered, IdleUs: uint64(idleFor.Microseconds()),
+			Held: uint32(c.out.len()), FeedLag: uint32(c.in.waiting()), LeaseId: c.leaseID,
+		}})
+	}
+	c.emitSolo(now)
+	if d := c.sync.deadline; d != 0 && now >= d {
+		c.SyncFailed(now, pb.Reason_REASON_LAGGING,
+			fmt.Errorf("%s took longer than %s", c.sync.phase, c.syncTimeout))
+	}
+}
+
+// Flush sends what has gathered: reports of outputs, confirmations, progress.
+func (c *Core) Flush(now time.Duration) {
+	if c.ended {
+		return
+	}
+	c.report()
+	if c.feeding && c.feedUp {
+		c.confirm()
+	}
+	if c.role == pb.Role_ROLE_STANDBY && c.feedUp && c.in.delivered != c.lastConsumed {
+		c.lastConsumed = c.in.delivered
+		c.toActive(&pb.FromStandby_Consumed{Consumed: &pb.Consumed{Input: c.in.delivered}})
+	}
+}
+
+// InputRoom says that the guest has room for inputs again.
+func (c *Core) InputRoom(time.Duration) { c.pump() }
+
+// InputBacklog is the number of inputs that wait for the guest; the owner
+// slows its sources down where it grows.
+func (c *Core) InputBacklog() int { return c.in.waiting() }
+
+// Input gives a frame that the uplink heard, which the Core owns from now on.
+func (c *Core) Input(_ time.Duration, frame []byte) {
+	if c.role != pb.Role_ROLE_ACTIVE || c.ended {
+		return
+	}
+	c.in.accept(frame)
+	// While a checkpoint's pause is being taken, an input must not overtake the
+	// CheckpointBegin that says which inputs are part of it.
+	if !(c.sync.phase == pausing) {
+		c.feedInputs()
+	}
+	c.pump()
+}
+
+// feedInputs sends the standby the inputs that it was not sent yet.
+func (c *Core) feedInputs() {
+	if !c.feeding {
+		c.in.fedAll()
+		return
+	}
+	for {
+		first, frames := c.in.unfed(inputsPerMessage)
+		if len(frames) == 0 {
+			return
+		}
+		c.toStandby(&pb.FromActive_Inputs{Inputs: &pb.Inputs{First: first, Frames: frames}})
+	}
+}
+
+const inputsPerMessage = 64
+
+// pump delivers waiting inputs while the guest runs and takes them. An input is
+// translated once, right before the guest gets it: the flow table counts the
+// inputs that it sees, and must be at the same one in both copies.
+func (c *Core) pump() {
+	for !c.paused && !c.ended && c.in.waiting() > 0 && c.host.Room() {
+		if !c.host.Deliver(c.in.translated(c.flows)) {
+			return
+		}
+		c.in.pop()
+	}
+}
+
+func (c *Core) pause() {
+	c.paused = true
+	c.host.Pause()
+}
+
+func (c *Core) resume() {
+	if !c.paused {
+		return
+	}
+	c.paused = false
+	c.host.Resume()
+	c.pump()
+}
+
+func (c *Core) event(what string, reason pb.Reason, detail string) {
+	c.host.Report(Event{What: what, Term: c.term, Epoch: c.epoch, Mode: c.mode, Reason: reason, Detail: detail})
+}
+
+// Shutdown says goodbye in order: the arbiter need not wait for a time-out.
+func (c *Core) Shutdown(detail string) {
+	c.toArbiter(&pb.FromReplica_Left{Left: &pb.Left{Detail: detail}})
+}
