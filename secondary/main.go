@@ -1,0 +1,30 @@
+// Command secondary waits for a VM of its name to shadow, and takes over when
+// the VM's host is lost. It learns the machine from the active replica.
+package main
+
+import (
+	"context"
+	"runtime"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/understudy-ft/understudy/services/cli"
+	"github.com/understudy-ft/understudy/services/replica"
+)
+
+func main() {
+	cmd := cli.New("secondary", "shadows a running VM and takes over when its host is lost")
+	shared := replica.AddFlags(cmd)
+	cmd.Examples = []string{
+		"secondary --vm web --uplink tap:web0,bridge=br0 --arbiter 10.0.0.3:7400 --listen 10.0.0.2:7410",
+	}
+	cli.Main(cmd, func(ctx context.Context, log hclog.Logger) error {
+		cfg, done, err := shared.Config(log)
+		if err != nil {
+			return err
+		}
+		defer done()
+		runtime.GOMAXPROCS(runtime.NumCPU() + 1) // see primary
+		return replica.Run(ctx, cfg)
+	})
+}

@@ -1,0 +1,158 @@
+package replica
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
+	"github.com/understudy-ft/understudy/services/feed"
+	"github.com/understudy-ft/understudy/services/fence"
+	"github.com/understudy-ft/understudy/services/role"
+)
+
+// Bounds of looking for an arbiter.
+const (
+	discoverTimeout = 2 * time.Second
+	discoverMaxWait = 3 * time.Second
+)
+
+// connect finds an arbiter, learns from it where etcd is, and takes the lease
+// that a replica holds in every mode. It tries until ctx is done, and says so.
+func (l *life) connect(ctx context.Context) error {
+	found, err := l.discover(ctx)
+	if err != nil {
+		return err
+	}
+	l.etcd, err = fence.Connect(found.GetEtcdEndpoints(), nil)
+	if err != nil {
+		return err
+	}
+	l.lease = fence.NewLease(l.etcd, fence.LeaseConfig{
+		Key: fence.ReplicaKey(l.cfg.VM, l.self.GetId()), Value: l.self.GetAddress(),
+		TTL:    time.Duration(found.GetLeaseTtlMs()) * time.Millisecond,
+		Margin: time.Duration(found.GetLeaseMarginMs()) * time.Millisecond,
+		Log:    l.log,
+		OnChange: func(g fence.Grant) {
+			l.box.put(func() { l.core.Lease(fence.Now(), g.ID, g.Until) })
+		},
+	})
+	if err := l.lease.Wait(ctx); err != nil {
+		return fmt.Errorf("take the replica's lease: %w", err)
+	}
+	g := l.lease.Grant()
+	l.core.Lease(fence.Now(), g.ID, g.Until)
+	return nil
+}
+
+// discover asks the arbiters, one after the other, until one answers.
+func (l *life) discover(ctx context.Context) (*pb.DiscoverResponse, error) {
+	wait := 100 * time.Millisecond
+	said := false
+	for {
+		var last error
+		for _, addr := range l.cfg.Arbiters {
+			r, err := discoverAt(ctx, addr)
+			if err == nil {
+				if r.GetProtocol() != role.Protocol {
+					return nil, fmt.Errorf("arbiter %s speaks protocol %d, this replica %d: use the same release for both",
+						addr, r.GetProtocol(), role.Protocol)
+				}
+				return r, nil
+			}
+			last = fmt.Errorf("arbiter %s: %w", addr, err)
+		}
+		if !said {
+			said = true
+			l.log.Warn("no arbiter answers; trying until one does", "error", last)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w (%w)", last, ctx.Err())
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, discoverMaxWait)
+	}
+}
+
+func discoverAt(ctx context.Context, addr string) (*pb.DiscoverResponse, error) {
+	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close() }() // it served one question
+	ctx, cancel := context.WithTimeout(ctx, discoverTimeout)
+	defer cancel()
+	return pb.NewArbiterClient(conn).Discover(ctx, &pb.DiscoverRequest{Protocol: role.Protocol})
+}
+
+// attachToArbiter opens a stream to the arbiter.
+func (l *life) attachToArbiter() {
+	l.publish()
+	a := &attachment{life: l}
+	l.attachment = a
+	l.attach = feed.NewAttach(l.cfg.Arbiters, l.hello.Load, a, feed.Config{})
+}
+
+// reattach ends the stream to the arbiter; a new one says Hello anew.
+func (l *life) reattach() {
+	if l.attach == nil {
+		return
+	}
+	old := l.attach
+	l.attach, l.attachment = nil, nil
+	l.core.ArbiterDown(fence.Now())
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), byeTimeout)
+		defer cancel()
+		old.Close(ctx)
+		timer := time.NewTimer(reattachPause)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-l.ended:
+			return
+		}
+		l.box.put(func() {
+			if !l.done && l.attach == nil {
+				l.attachToArbiter()
+			}
+		})
+	}()
+}
+
+// reattachPause keeps a replica that is sent away from asking all the time.
+const reattachPause = 200 * time.Millisecond
+
+// attachment takes what a stream to the arbiter brings.
+type attachment struct{ life *life }
+
+// post lets the loop call fn unless the stream has been given up by then.
+func (a *attachment) post(fn func(l *life)) {
+	a.life.box.put(func() {
+		if a.life.attachment == a {
+			fn(a.life)
+		}
+	})
+}
+
+func (a *attachment) OnUp(addr string) {
+	a.post(func(l *life) {
+		l.log.Debug("attached", "arbiter", addr)
+		l.core.ArbiterUp(fence.Now())
+	})
+}
+
+func (a *attachment) OnMessage(m *pb.ToReplica) {
+	a.post(func(l *life) { l.core.FromArbiter(fence.Now(), m) })
+}
+
+func (a *attachment) OnDown(err error) {
+	a.post(func(l *life) {
+		l.log.Warn("arbiter lost; trying to reach it", "error", err)
+		l.core.ArbiterDown(fence.Now())
+	})
+}

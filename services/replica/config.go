@@ -1,0 +1,78 @@
+package replica
+
+import (
+	"io"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/understudy-ft/understudy/services/disk"
+	"github.com/understudy-ft/understudy/services/machine"
+)
+
+// Config is what a replica is started with.
+type Config struct {
+	// VM is the identity of the protected VM.
+	VM string
+	// Name is the beginning of the replica's ID.
+	Name string
+	// Arbiters are the addresses of the arbiters, host:port.
+	Arbiters []string
+	// Listen is where the Replication service listens; Advertise is the address
+	// that others reach it at (default: the listener's).
+	Listen, Advertise string
+	// Uplink says where the guest's NIC meets the outside (package uplink).
+	Uplink string
+	// Console gets the guest's console output; ConsoleInput, if set, is read
+	// for its input.
+	Console      io.Writer
+	ConsoleInput io.Reader
+	// Guest is the machine to boot: this replica asks to become active. nil
+	// makes a spare, which learns the machine from the active.
+	Guest *Guest
+	// DiskPath is the local disk image. A spare's is made as needed; empty for a
+	// spare means a temporary file where the guest has a disk.
+	DiskPath string
+
+	Version string
+	Log     hclog.Logger
+}
+
+// Guest is a bootable machine.
+type Guest struct {
+	Engine         string
+	MemoryBytes    uint64
+	CPUs           int
+	MAC            [6]byte
+	Kernel, Initrd []byte
+	Append         string
+	Disk           *disk.Image
+	DiskReadOnly   bool
+}
+
+// Bounds of waiting for others.
+const (
+	tickEvery = 10 * time.Millisecond
+	// inputBacklog is the number of inputs waiting for the guest above which
+	// the uplink is not read.
+	inputBacklog = 1024
+	// outboxBytes is what may wait for the feed before the standby counts as
+	// lagging.
+	outboxBytes = 64 << 20
+	// byeTimeout bounds an orderly end.
+	byeTimeout = 2 * time.Second
+)
+
+// CheckGuest tells what is impossible about a machine before anything is
+// started for it.
+func CheckGuest(g *Guest) error {
+	cfg, err := g.machine()
+	if err != nil {
+		return err
+	}
+	m, err := machine.New(cfg, machine.Host{})
+	if err != nil {
+		return err
+	}
+	return m.Close()
+}

@@ -1,0 +1,100 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/understudy-ft/understudy/services/cli"
+	"github.com/understudy-ft/understudy/services/uplink"
+)
+
+// Flags are the command-line flags that the primary and the secondary share.
+type Flags struct {
+	vm, listen, advertise, uplink, console, disk, name *string
+	arbiters                                           *cli.List
+}
+
+// vmName keeps names usable as etcd keys, file names and metric labels.
+var vmName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$`)
+
+// AddFlags declares the shared flags on a command.
+func AddFlags(cmd *cli.Command) *Flags {
+	f := &Flags{
+		vm:        cmd.String("vm", "demo", "`NAME` of the VM, the same for all its replicas"),
+		listen:    cmd.String("listen", "127.0.0.1:0", "`ADDR` to listen on for the other copy's feed"),
+		advertise: cmd.String("advertise", "", "`ADDR` at which other hosts reach --listen (default: the address listened on)"),
+		uplink:    cmd.String("uplink", "none", "`SPEC` of where the guest's network card is plugged in: tap:NAME[,bridge=BRIDGE], gateway:ADDR or none"),
+		console:   cmd.String("console", "", "`WHERE` the guest's console goes: - for this terminal, a file, or unix:PATH for a socket (default: nowhere)"),
+		disk:      cmd.String("disk", "", "`FILE` with the raw disk image of this replica (default: no disk, or a temporary copy on a secondary)"),
+		name:      cmd.String("name", "", "`NAME` that this replica's identity begins with (default: the host's name)"),
+		arbiters:  cli.NewList("127.0.0.1:7400"),
+	}
+	cmd.Var(f.arbiters, "arbiter", "`ADDR` of the arbiter; several separated by commas")
+	return f
+}
+
+// Config checks the flags and opens the console. close ends what it opened.
+func (f *Flags) Config(log hclog.Logger) (cfg Config, closeAll func(), err error) {
+	if !vmName.MatchString(*f.vm) {
+		return cfg, nil, fmt.Errorf("--vm %q: must be 1 to 63 letters, digits, '-', '_' or '.' (%w)", *f.vm, cli.ErrUsage)
+	}
+	if err := cli.CheckAddress("listen", *f.listen); err != nil {
+		return cfg, nil, err
+	}
+	if *f.advertise != "" {
+		if err := cli.CheckAddress("advertise", *f.advertise); err != nil {
+			return cfg, nil, err
+		}
+	} else if host, _, _ := net.SplitHostPort(*f.listen); host == "" || net.ParseIP(host) != nil && net.ParseIP(host).IsUnspecified() {
+		return cfg, nil, fmt.Errorf("--listen %q is every address of this host: say with --advertise which one others reach (%w)",
+			*f.listen, cli.ErrUsage)
+	}
+	for _, a := range f.arbiters.Values {
+		if err := cli.CheckAddress("arbiter", a); err != nil {
+			return cfg, nil, err
+		}
+	}
+	if err := uplink.Check(*f.uplink); err != nil {
+		return cfg, nil, fmt.Errorf("--uplink: %w (%w)", err, cli.ErrUsage)
+	}
+	name := *f.name
+	if name == "" {
+		if name, err = os.Hostname(); err != nil {
+			return cfg, nil, fmt.Errorf("find the host's name (or set --name): %w", err)
+		}
+	}
+	out, in, closeAll, err := openConsole(*f.console)
+	if err != nil {
+		return cfg, nil, err
+	}
+	return Config{
+		VM: *f.vm, Name: name, Arbiters: f.arbiters.Values, Listen: *f.listen, Advertise: *f.advertise,
+		Uplink: *f.uplink, Console: out, ConsoleInput: in, DiskPath: *f.disk, Version: cli.Version(), Log: log,
+	}, closeAll, nil
+}
+
+// openConsole opens where the guest's console goes.
+func openConsole(where string) (io.Writer, io.Reader, func(), error) {
+	switch {
+	case where == "":
+		return io.Discard, nil, func() {}, nil
+	case where == "-":
+		return os.Stdout, os.Stdin, func() {}, nil
+	case len(where) > 5 && where[:5] == "unix:":
+		return listenConsole(where[5:])
+	}
+	f, err := os.OpenFile(filepath.Clean(where), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o640)
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("open the console file (--console): %w", err)
+	}
+	return f, nil, func() { _ = f.Close() }, nil
+}
+
+var errNoConsole = errors.New("nobody is connected to the console")

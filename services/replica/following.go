@@ -1,0 +1,258 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
+	"github.com/understudy-ft/understudy/services/checkpoint"
+	"github.com/understudy-ft/understudy/services/feed"
+	"github.com/understudy-ft/understudy/services/fence"
+)
+
+// Bounds of what an active may make a standby hold.
+const (
+	maxGuestMemory = 64 << 30
+	maxBootImage   = 1 << 30
+	acceptTimeout  = 2 * time.Second
+)
+
+// following is the standby's end of a feed.
+type following struct {
+	life    *life
+	standby *feed.Standby
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+
+	guest    *Guest
+	wantK    uint64
+	wantI    uint64
+	empty    bool // the local disk reads as zeros
+	receiver *checkpoint.Receiver
+	staged   *checkpoint.Stage // the last whole checkpoint
+	begin    chan struct{}     // AnswerDirty's word
+}
+
+// accept decides about a feed that an active opens; called by a goroutine of
+// the server.
+func (l *life) accept(s *feed.Standby, term uint64, hello *pb.FeedHello) (feed.StandbyHandler, *pb.FeedWelcome, error) {
+	type answer struct {
+		f   *following
+		err error
+	}
+	answers := make(chan answer, 1)
+	l.box.put(func() {
+		if err := l.core.AcceptFeed(fence.Now(), term, hello); err != nil {
+			answers <- answer{err: err}
+			return
+		}
+		f, err := l.follow(s, hello.GetMachine())
+		if err == nil {
+			l.following = f
+			l.core.FeedUp(fence.Now())
+		}
+		answers <- answer{f, err}
+	})
+	select {
+	case a := <-answers:
+		if a.err != nil {
+			return nil, nil, a.err
+		}
+		return a.f, &pb.FeedWelcome{DiskEmpty: a.f.empty}, nil
+	case <-l.ended:
+		return nil, nil, errors.New("this replica is ending")
+	case <-time.After(acceptTimeout):
+		return nil, nil, errors.New("this replica is busy")
+	}
+}
+
+// follow prepares for the machine that the active describes.
+func (l *life) follow(s *feed.Standby, m *pb.MachineConfig) (*following, error) {
+	switch {
+	case len(m.GetMac()) != 6:
+		return nil, fmt.Errorf("machine has a MAC address of %d bytes", len(m.GetMac()))
+	case m.GetMemoryBytes() > maxGuestMemory:
+		return nil, fmt.Errorf("machine has %d bytes of memory, this replica takes at most %d", m.GetMemoryBytes(), uint64(maxGuestMemory))
+	case m.GetKernelBytes() > maxBootImage || m.GetInitrdBytes() > maxBootImage:
+		return nil, fmt.Errorf("machine boots from images above %d bytes", maxBootImage)
+	}
+	g := &Guest{
+		Engine: m.GetEngine(), MemoryBytes: m.GetMemoryBytes(), CPUs: int(m.GetCpus()), MAC: [6]byte(m.GetMac()), Append: m.GetAppend(),
+		DiskReadOnly: m.GetDiskReadOnly(),
+	}
+	f := &following{life: l, standby: s, guest: g, wantK: m.GetKernelBytes(), wantI: m.GetInitrdBytes(), begin: make(chan struct{}, 1)}
+	if n := m.GetDiskBytes(); n > 0 {
+		img, empty, err := l.worker.openDisk(n)
+		if err != nil {
+			return nil, err
+		}
+		g.Disk, f.empty = img, empty
+	}
+	f.ctx, f.cancel = context.WithCancelCause(context.Background())
+	return f, nil
+}
+
+// post lets the loop call fn unless the feed has been closed by then.
+func (f *following) post(fn func(l *life)) {
+	f.life.box.put(func() {
+		if f.life.following == f {
+			fn(f.life)
+		}
+	})
+}
+
+func (f *following) failed(err error) {
+	f.post(func(l *life) { l.core.SyncFailed(fence.Now(), pb.Reason_REASON_LOST_FEED, err) })
+}
+
+// put sends a message of the loop to the active.
+func (f *following) put(m *pb.FromStandby) {
+	// The way back carries little: a queue that is full is a peer that hangs,
+	// which the feed notices by itself.
+	if err := f.standby.Send(f.ctx, m); err != nil {
+		f.life.log.Debug("message to the active dropped", "error", err)
+	}
+}
+
+// OnMessage takes the feed's messages in order, in the feed's goroutine.
+func (f *following) OnMessage(m *pb.FromActive) {
+	if err := f.take(m); err != nil && f.ctx.Err() == nil {
+		f.failed(err)
+	}
+}
+
+func (f *following) take(m *pb.FromActive) error {
+	switch b := m.GetBody().(type) {
+	case *pb.FromActive_BootImage:
+		return f.bootImage(b.BootImage)
+	case *pb.FromActive_CheckpointBegin:
+		if err := f.machine(); err != nil {
+			return err
+		}
+		if !b.CheckpointBegin.GetLive() && !b.CheckpointBegin.GetPrecopy() {
+			f.post(func(l *life) { l.core.FromActive(fence.Now(), m) })
+			select {
+			case <-f.begin: // the guest stands still
+			case <-f.ctx.Done():
+				return nil
+			}
+		}
+		return f.receive(m)
+	case *pb.FromActive_Pages, *pb.FromActive_Blocks, *pb.FromActive_State:
+		return f.receive(m)
+	case *pb.FromActive_Commit:
+		if err := f.receive(m); err != nil {
+			return err
+		}
+		return f.stage()
+	default:
+		f.post(func(l *life) { l.core.FromActive(fence.Now(), m) })
+		return nil
+	}
+}
+
+// receive hands a part of a checkpoint to the receiver.
+func (f *following) receive(m *pb.FromActive) error {
+	if f.receiver == nil {
+		return errors.New("the feed brought a checkpoint before the machine")
+	}
+	return f.receiver.Handle(f.ctx, m, func(reply *pb.FromStandby) error { return f.standby.Send(f.ctx, reply) })
+}
+
+// stage tells the Core of a whole checkpoint.
+func (f *following) stage() error {
+	stage, ok := f.receiver.Staged()
+	if !ok {
+		return errors.New("the checkpoint is not whole after its commit")
+	}
+	ck, err := parseState(stage.State())
+	if err != nil {
+		return err
+	}
+	f.post(func(l *life) {
+		f.staged = stage
+		l.core.StageReady(fence.Now(), ck)
+	})
+	return nil
+}
+
+// bootImage takes a chunk of the kernel or initrd, in order.
+func (f *following) bootImage(b *pb.BootImage) error {
+	into, want := &f.guest.Kernel, f.wantK
+	if b.GetImage() == pb.BootImage_IMAGE_INITRD {
+		into, want = &f.guest.Initrd, f.wantI
+	}
+	if b.GetOffset() != uint64(len(*into)) || uint64(len(*into)+len(b.GetData())) > want {
+		return fmt.Errorf("boot image chunk of %d bytes at %d after %d of %d bytes", len(b.GetData()), b.GetOffset(), len(*into), want)
+	}
+	*into = append(*into, b.GetData()...)
+	return nil
+}
+
+// machine builds the machine before the first checkpoint, when the boot images
+// are there.
+func (f *following) machine() error {
+	if f.receiver != nil {
+		return nil
+	}
+	if uint64(len(f.guest.Kernel)) != f.wantK || uint64(len(f.guest.Initrd)) != f.wantI {
+		return errors.New("the feed brought a checkpoint before all of the boot images")
+	}
+	if err := f.life.worker.build(f.guest); err != nil {
+		return fmt.Errorf("build the machine: %w", err)
+	}
+	m := f.life.worker.machine.Load()
+	f.receiver = checkpoint.NewReceiver(guest{m}, checkpoint.ReceiverConfig{MemoryZero: true, DiskZero: f.empty})
+	return nil
+}
+
+// OnDown is the feed's last call. A checkpoint that is whole stays: the Core
+// may be about to apply it.
+func (f *following) OnDown(err error) {
+	f.cancel(err)
+	f.post(func(l *life) { l.core.FeedDown(fence.Now(), err) })
+	if f.receiver == nil {
+		return
+	}
+	if _, whole := f.receiver.Staged(); !whole {
+		f.receiver.Drop()
+	}
+}
+
+func (h *host) AnswerDirty(uint64) {
+	if h.following == nil {
+		return
+	}
+	select {
+	case h.following.begin <- struct{}{}:
+	default:
+	}
+}
+
+func (h *host) ApplyStage(ck *pb.Checkpoint) {
+	f := h.following
+	if f == nil {
+		return
+	}
+	stage := f.staged
+	f.staged = nil
+	h.worker.do(func() {
+		err := h.worker.apply(stage, ck, f.activeGuestTime)
+		h.box.put(func() { h.core.Applied(fence.Now(), err) })
+	})
+}
+
+// activeGuestTime is an upper bound of the active's guest time now.
+func (f *following) activeGuestTime() (uint64, bool) {
+	s, ok := f.standby.GuestTime()
+	if !ok {
+		return 0, false
+	}
+	return s.GuestNs + uint64(s.Uncertainty+time.Since(s.At)), true
+}
+
+// DropStage needs nothing but the end of the feed, which always follows it:
+// OnDown drops what the receiver has.
+func (h *host) DropStage() {}

@@ -1,0 +1,285 @@
+package replica
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
+	"github.com/understudy-ft/understudy/services/feed"
+	"github.com/understudy-ft/understudy/services/fence"
+	"github.com/understudy-ft/understudy/services/packet"
+	"github.com/understudy-ft/understudy/services/role"
+	"github.com/understudy-ft/understudy/services/uplink"
+)
+
+// errDiscarded ends a life whose copy was given up; the process goes on with a
+// new one as a spare.
+var errDiscarded = errors.New("copy discarded")
+
+// life is a replica from its start, or from the loss of its copy, to its end.
+// Each life has an identity of its own, so that nobody takes what it holds for
+// what an earlier one held.
+type life struct {
+	cfg  Config
+	log  hclog.Logger
+	self *pb.ReplicaRef
+
+	box  *mailbox
+	core *role.Core
+	// hello is the Core's present Hello, for the stream's goroutine.
+	hello atomic.Pointer[pb.FromReplica]
+	// backlog is the Core's InputBacklog after the last batch.
+	backlog atomic.Int64
+
+	uplink     uplink.Uplink
+	announcer  *uplink.Announcer
+	etcd       *clientv3.Client
+	lease      *fence.Lease
+	attach     *feed.Attach
+	attachment *attachment // what the present attach reports to
+	worker     *worker
+	feeding    *feeding   // the active's end of the feed
+	following  *following // the standby's end of the feed
+
+	ended  chan struct{} // closed when result is set
+	result error
+	done   bool
+}
+
+// newLife prepares a life; run lives it.
+func newLife(cfg Config, advertise string) (*life, error) {
+	var random [12]byte
+	if _, err := rand.Read(random[:]); err != nil {
+		return nil, fmt.Errorf("make an identity: %w", err)
+	}
+	l := &life{cfg: cfg, box: newMailbox(), ended: make(chan struct{})}
+	l.self = &pb.ReplicaRef{Id: cfg.Name + "-" + hex.EncodeToString(random[:4]), Address: advertise}
+	l.log = cfg.Log.With("vm", cfg.VM, "replica", l.self.Id)
+	l.core = role.New(role.Config{
+		VM: cfg.VM, Self: l.self, Version: cfg.Version, Candidate: cfg.Guest != nil,
+		FlowSeed: binary.LittleEndian.Uint64(random[4:]),
+	}, (*host)(l))
+	l.worker = newWorker(l)
+	return l, nil
+}
+
+// run attaches to the arbiter and does what it says until the life ends: nil
+// after an orderly end, errDiscarded where a new life is to follow.
+func (l *life) run(ctx context.Context) error {
+	defer l.close()
+	up, err := uplink.Open(l.cfg.Uplink, l.inputFromUplink, l.log)
+	if err != nil {
+		return err
+	}
+	l.uplink = up
+	l.uplink.Mute(true)
+	l.announcer = uplink.NewAnnouncer(l.announce)
+	if err := l.connect(ctx); err != nil {
+		return err
+	}
+	l.attachToArbiter()
+	l.loop(ctx)
+	return l.result
+}
+
+// loop handles what comes until the life ends or ctx is done.
+func (l *life) loop(ctx context.Context) {
+	tick := time.NewTicker(tickEvery)
+	defer tick.Stop()
+	var batch []event
+	var lastTick time.Duration
+	for !l.done {
+		select {
+		case <-l.box.wake:
+		case <-tick.C:
+		case <-ctx.Done():
+			l.core.Shutdown("the replica was told to end")
+			l.end(nil)
+			return
+		}
+		batch = l.box.take(batch)
+		now := fence.Now()
+		for i := range batch {
+			switch e := &batch[i]; e.kind {
+			case guestSent:
+				l.core.Output(now, e.frame)
+			case heard:
+				l.core.Input(now, e.frame)
+			default:
+				e.fn()
+			}
+			batch[i] = event{}
+		}
+		if now-lastTick >= tickEvery {
+			lastTick = now
+			l.core.Tick(now, l.worker.idle())
+		}
+		l.core.Flush(now)
+		l.backlog.Store(int64(l.core.InputBacklog()))
+		l.publish()
+	}
+}
+
+// publish renews what the next stream to the arbiter will say first.
+func (l *life) publish() {
+	old := l.hello.Load()
+	h := l.core.Hello()
+	if old == nil || old.GetTerm() != h.GetTerm() || !sameHello(old.GetHello(), h.GetHello()) {
+		l.hello.Store(h)
+	}
+}
+
+func sameHello(a, b *pb.Hello) bool {
+	return a.GetRole() == b.GetRole() && a.GetMode() == b.GetMode() && a.GetEpoch() == b.GetEpoch() &&
+		a.GetLeaseId() == b.GetLeaseId()
+}
+
+// end sets the result of this life; the loop ends after the present batch.
+func (l *life) end(err error) {
+	if l.done {
+		return
+	}
+	l.done, l.result = true, err
+	close(l.ended)
+}
+
+// close frees everything, peers first, so that they notice at once.
+func (l *life) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), byeTimeout)
+	defer cancel()
+	if l.uplink != nil {
+		l.uplink.Mute(true)
+	}
+	if l.attach != nil {
+		l.attach.Close(ctx)
+	}
+	(*host)(l).CloseFeed()
+	l.box.close()
+	if l.lease != nil {
+		if err := l.lease.Close(ctx); err != nil {
+			l.log.Debug("lease not revoked; it ends by itself", "error", err)
+		}
+	}
+	if l.etcd != nil {
+		_ = l.etcd.Close() // closing is all that is left to do with it
+	}
+	l.worker.close()
+	if l.announcer != nil {
+		l.announcer.Stop()
+	}
+	if l.uplink != nil {
+		if err := l.uplink.Close(); err != nil {
+			l.log.Debug("close uplink", "error", err)
+		}
+	}
+}
+
+// inputFromUplink takes a frame that the uplink heard. It blocks, and so slows
+// the uplink down, while the guest or the standby is behind.
+func (l *life) inputFromUplink(frame []byte) {
+	for l.backlog.Load() > inputBacklog {
+		select {
+		case <-l.ended:
+			return
+		case <-time.After(time.Millisecond):
+		}
+	}
+	l.box.putFrame(heard, frame)
+}
+
+// announce sends a frame that tells where the guest is, for as long as this
+// replica may speak.
+func (l *life) announce(frame []byte) error {
+	if !l.lease.Valid(fence.Now()) {
+		return errors.New("no valid lease")
+	}
+	return l.uplink.Send(frame)
+}
+
+// host is a life as the Core sees it: the methods of role.Host, called by the
+// loop.
+type host life
+
+var _ role.Host = (*host)(nil)
+
+func (h *host) ToArbiter(m *pb.FromReplica) {
+	if h.attach == nil {
+		return
+	}
+	if err := h.attach.Send(m); err != nil && !errors.Is(err, feed.ErrClosed) {
+		h.log.Debug("message to the arbiter dropped", "error", err)
+	}
+}
+
+func (h *host) ToStandby(m *pb.FromActive) {
+	if h.feeding != nil {
+		h.feeding.put(m)
+	}
+}
+
+func (h *host) ToActive(m *pb.FromStandby) {
+	if h.following != nil {
+		h.following.put(m)
+	}
+}
+
+func (h *host) Emit(frame []byte, leased bool) {
+	// The lease is checked again at the last moment: this process may have been
+	// stopped since the Core looked.
+	if leased && !h.lease.Valid(fence.Now()) {
+		h.log.Warn("output dropped: the lease ran out just now")
+		return
+	}
+	if err := h.uplink.Send(frame); err != nil {
+		h.log.Debug("output not sent", "error", err)
+	}
+}
+
+func (h *host) Room() bool { return h.worker.room() }
+
+func (h *host) Deliver(frame []byte) bool { return h.worker.deliver(frame) }
+
+func (h *host) Boot()   { h.worker.boot(h.cfg.Guest) }
+func (h *host) Pause()  { h.worker.pause() }
+func (h *host) Resume() { h.worker.resume() }
+
+func (h *host) Mute(mute bool) { h.uplink.Mute(mute) }
+
+func (h *host) GoLive(guest []packet.Announcement) [][]byte {
+	h.announcer.Announce(packet.Announce(guest))
+	var frames [][]byte
+	for _, f := range h.uplink.Recent() {
+		frames = append(frames, f.Data)
+	}
+	return frames
+}
+
+func (h *host) Reattach() { (*life)(h).reattach() }
+
+func (h *host) Discard(why string) { (*life)(h).end(fmt.Errorf("%w: %s", errDiscarded, why)) }
+
+func (h *host) Exit(err error) { (*life)(h).end(err) }
+
+func (h *host) Report(e role.Event) {
+	args := []any{"term", e.Term, "epoch", e.Epoch, "mode", modeName(e.Mode)}
+	if e.Reason != pb.Reason_REASON_UNSPECIFIED {
+		args = append(args, "reason", reasonName(e.Reason))
+	}
+	if e.Detail != "" {
+		args = append(args, "detail", e.Detail)
+	}
+	if s := e.Stats; s != nil {
+		args = append(args, "pause", e.Took.Round(10*time.Microsecond), "pages_compared", s.GetPagesCompared(),
+			"pages_sent", s.GetPagesSent(), "blocks_sent", s.GetBlocksSent())
+	}
+	h.log.Info(e.What, args...)
+}

@@ -1,0 +1,61 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync/atomic"
+
+	"google.golang.org/grpc"
+
+	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
+	"github.com/understudy-ft/understudy/services/feed"
+)
+
+// Run lives as a replica until ctx is done, the guest ends, or the arbiter
+// will not have it. A replica that has to give its copy up goes on as a spare.
+func Run(ctx context.Context, cfg Config) error {
+	ln, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("listen for the feed (--listen): %w", err)
+	}
+	advertise := cfg.Advertise
+	if advertise == "" {
+		advertise = ln.Addr().String()
+	}
+	var now atomic.Pointer[life]
+	server := grpc.NewServer(feed.ServerOptions(feed.Config{})...)
+	pb.RegisterReplicationServer(server, feed.NewServer(
+		func(s *feed.Standby, term uint64, hello *pb.FeedHello) (feed.StandbyHandler, *pb.FeedWelcome, error) {
+			if l := now.Load(); l != nil {
+				return l.accept(s, term, hello)
+			}
+			return nil, nil, errors.New("this replica is starting")
+		}, feed.Config{}))
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		if err := server.Serve(ln); err != nil {
+			cfg.Log.Error("feed server ended", "error", err)
+		}
+	}()
+	defer func() {
+		server.Stop()
+		<-served
+	}()
+	for {
+		l, err := newLife(cfg, advertise)
+		if err != nil {
+			return err
+		}
+		now.Store(l)
+		err = l.run(ctx)
+		now.Store(nil)
+		if !errors.Is(err, errDiscarded) || ctx.Err() != nil {
+			return err
+		}
+		cfg.Log.Warn("starting over as a spare", "why", err)
+		cfg.Guest = nil
+	}
+}
