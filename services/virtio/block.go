@@ -42,11 +42,11 @@ const (
 
 	// Limits that the configuration tells the driver, and that bound what one
 	// request may do.
-	blockSegmentMax   = 1 << 20 // bytes
+	blockSegmentMax   = 1 << 15 // bytes
 	blockSegments     = blockQueueSize - 2
 	blockRequestMax   = blockSegments * blockSegmentMax
-	blockRangesMax    = 16
-	blockRangeSectors = 1 << 22
+	blockRangesMax    = 4
+	blockRangeSectors = 1 << 16
 
 	blockID = "understudy"
 )
@@ -111,7 +111,7 @@ func (b *Block) Config() []byte {
 }
 
 // Process implements Device.
-func (b *Block) Process(queue int) error {
+func (b *Block) Process(queue int) (more bool, err error) {
 	return b.transport.queues[queue].drain(&b.transport.paused, b.request)
 }
 

@@ -51,11 +51,11 @@ func (c *Console) PowerOn() { c.pending = nil }
 func (c *Console) Changed() {}
 
 // Process implements Device.
-func (c *Console) Process(queue int) error {
+func (c *Console) Process(queue int) (more bool, err error) {
 	if queue == consoleQueueTransmit {
 		return c.transport.queues[queue].drain(&c.transport.paused, c.write)
 	}
-	return c.flush()
+	return false, c.flush()
 }
 
 func (c *Console) write(chain *Chain) (uint32, error) {

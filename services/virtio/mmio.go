@@ -159,7 +159,7 @@ func (t *Transport) writeStatus(v uint32) {
 		return
 	}
 	if t.status&StatusNeedsReset != 0 {
-		t.status |= v & statusKnown
+		t.status |= v & StatusFailed
 		return
 	}
 	added := v &^ t.status

@@ -83,11 +83,11 @@ func (n *Net) PowerOn() {
 func (n *Net) Changed() { n.signalReady() }
 
 // Process implements Device.
-func (n *Net) Process(queue int) error {
+func (n *Net) Process(queue int) (more bool, err error) {
 	if queue == netQueueTransmit {
 		return n.transport.queues[queue].drain(&n.transport.paused, n.send)
 	}
-	return n.flush()
+	return false, n.flush()
 }
 
 // send hands one transmitted frame to the host. No offload is offered, so that

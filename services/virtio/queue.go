@@ -34,6 +34,8 @@ type Queue struct {
 	// completed counts the used entries that wantsInterrupt has not judged yet.
 	// It is 0 whenever the lock is free.
 	completed int
+	// again is set while a goroutine is on its way to go on with the queue.
+	again bool
 
 	chain Chain
 	fence atomic.Uint32
@@ -204,32 +206,31 @@ func (q *Queue) wantsInterrupt() (bool, error) {
 }
 
 // drain calls f for each available chain and gives the chain back with the
-// number of bytes that f wrote, until no chain is left or stop says so.
-func (q *Queue) drain(stop *atomic.Bool, f func(*Chain) (written uint32, err error)) error {
-	for more := true; more; {
-		for !stop.Load() {
-			c, err := q.Pop()
-			if err != nil {
-				return err
-			}
-			if c == nil {
-				break
-			}
-			written, err := f(c)
-			if err != nil {
-				return err
-			}
-			if err := q.Push(usedElement{c.head, written}); err != nil {
-				return err
-			}
-		}
+// number of bytes that f wrote, until no chain is left or stop says so. Another
+// vCPU may add chains as fast as they are done: after a queue's worth or two it
+// returns more = true, so that nobody waits for the lock for ever.
+func (q *Queue) drain(stop *atomic.Bool, f func(*Chain) (written uint32, err error)) (more bool, err error) {
+	for range 2 * int(q.size) {
 		if stop.Load() {
-			return nil
+			return false, nil
 		}
-		var err error
-		if more, err = q.wanted(0); err != nil {
-			return err
+		c, err := q.Pop()
+		if err != nil {
+			return false, err
+		}
+		if c == nil {
+			if more, err := q.wanted(0); err != nil || !more {
+				return false, err
+			}
+			continue
+		}
+		written, err := f(c)
+		if err != nil {
+			return false, err
+		}
+		if err := q.Push(usedElement{c.head, written}); err != nil {
+			return false, err
 		}
 	}
-	return nil
+	return true, nil
 }

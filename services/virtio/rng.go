@@ -63,7 +63,7 @@ func (r *RNG) Read(p []byte) {
 }
 
 // Process implements Device.
-func (r *RNG) Process(queue int) error {
+func (r *RNG) Process(queue int) (more bool, err error) {
 	return r.transport.queues[queue].drain(&r.transport.paused, r.fill)
 }
 

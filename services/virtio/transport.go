@@ -19,8 +19,9 @@ type Device interface {
 	Config() []byte
 	// Attach is called once, by NewTransport.
 	Attach(*Transport)
-	// Process works on what is in a ready queue. An error is an offence.
-	Process(queue int) error
+	// Process works on what is in a ready queue. It returns more where it
+	// stopped before the end, to be called again. An error is an offence.
+	Process(queue int) (more bool, err error)
 	// PowerOn brings the device to its state of before the first start. A
 	// driver's reset does not call it: it resets the transport only.
 	PowerOn()
@@ -99,9 +100,24 @@ func (t *Transport) usable(queue int) bool { return t.live() && t.queues[queue].
 
 // process works on one queue.
 func (t *Transport) process(queue int) {
-	if t.usable(queue) && !t.paused.Load() {
-		t.settle(t.device.Process(queue))
+	if !t.usable(queue) || t.paused.Load() {
+		return
 	}
+	more, err := t.device.Process(queue)
+	t.settle(err)
+	if q := &t.queues[queue]; more && !q.again {
+		q.again = true
+		go t.processAgain(queue)
+	}
+}
+
+// processAgain goes on with a queue after others had a chance to get the lock.
+// A pause in between makes it do nothing: Resume looks at all queues.
+func (t *Transport) processAgain(queue int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.queues[queue].again = false
+	t.process(queue)
 }
 
 // settle follows work on queues: it interrupts the driver or notes its offence.
@@ -169,9 +185,10 @@ func (t *Transport) reset() {
 // more, except for register accesses, which the caller stops by pausing the
 // vCPUs afterwards.
 func (t *Transport) Pause() {
-	t.paused.Store(true)
+	t.paused.Store(true) // ends a drain that the guest could keep going for ever
 	t.mu.Lock()
-	t.mu.Unlock() //nolint:staticcheck // waits for who holds it
+	defer t.mu.Unlock()
+	t.paused.Store(true) // a Resume may have come between
 }
 
 // Resume lets the device work, first on what has come into its queues.
