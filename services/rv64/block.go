@@ -257,7 +257,9 @@ func (t *translator) add(insn, size uint32) bool {
 		}
 		o.imm = int32(at)
 	}
-	t.emit(o)
+	if !t.fuse(o) {
+		t.emit(o)
+	}
 	t.n++
 	t.size += size
 	t.ended = endsBlock(o.kind)
