@@ -51,6 +51,9 @@ func main() {
 		if g.Kernel, err = os.ReadFile(*kernel); err != nil {
 			return fmt.Errorf("read the kernel (--kernel): %w", err)
 		}
+		if len(g.Kernel) == 0 {
+			return fmt.Errorf("the kernel %s is empty (--kernel)", *kernel)
+		}
 		if *initrd != "" {
 			if g.Initrd, err = os.ReadFile(*initrd); err != nil {
 				return fmt.Errorf("read the initial RAM disk (--initrd): %w", err)

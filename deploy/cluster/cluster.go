@@ -31,6 +31,11 @@ type Config struct {
 	Disk string
 	// ArbiterArgs are added to the arbiter's arguments.
 	ArbiterArgs []string
+	// ConsoleSockets makes each replica's console a unix socket, NAME.console in
+	// Dir, instead of a file.
+	ConsoleSockets bool
+	// Service is what the guest runs; default "redis".
+	Service string
 	// LogLevel of the replicas and the arbiter; default info.
 	LogLevel string
 }
@@ -64,6 +69,9 @@ func Start(cfg Config) (c *Cluster, err error) {
 	}
 	if c.LogLevel == "" {
 		c.LogLevel = "info"
+	}
+	if c.Service == "" {
+		c.Service = "redis"
 	}
 	for _, f := range []string{"arbiter", "primary", "secondary", "gateway"} {
 		if _, err := os.Stat(filepath.Join(cfg.Bin, f)); err != nil {
@@ -130,7 +138,7 @@ func (c *Cluster) StartStandalone() (*Process, error) {
 }
 
 func (c *Cluster) kernelLine() string {
-	line := "console=ttyS0 quiet ud.ip=" + GuestIP + "/24 ud.gw=192.168.127.1 ud.service=redis"
+	line := "console=ttyS0 quiet ud.ip=" + GuestIP + "/24 ud.gw=192.168.127.1 ud.service=" + c.Service
 	if c.Append != "" {
 		line += " " + c.Append
 	}
@@ -145,8 +153,12 @@ func (c *Cluster) StartSecondary() (*Process, error) {
 }
 
 func (c *Cluster) replicaArgs(name string) []string {
+	console := filepath.Join(c.Dir, name+".console")
+	if c.ConsoleSockets {
+		console = "unix:" + console
+	}
 	return []string{"--vm", c.VM, "--name", name, "--arbiter", c.GRPC, "--uplink", "gateway:unix:" + c.socket,
-		"--console", filepath.Join(c.Dir, name+".console"), "--log-level", c.LogLevel}
+		"--console", console, "--log-level", c.LogLevel}
 }
 
 func (c *Cluster) replica(bin string, args ...string) (*Process, error) {

@@ -1,0 +1,95 @@
+package e2e
+
+import (
+	"testing"
+
+	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
+
+	"github.com/understudy-ft/understudy/deploy/cluster"
+)
+
+// The host of the active copy dies under load, twice in a row; a spare has
+// become the standby in between.
+func TestActiveDies(t *testing.T) {
+	c := start(t, cluster.Config{}, 2)
+	l := begin(t, c)
+	for range 2 {
+		s := wait(t, c, "protection", mode(pb.Mode_MODE_PROTECTED, 0))
+		if err := c.Active(s).Kill(); err != nil {
+			t.Fatal(err)
+		}
+		progress(t, l, 500)
+		after := status(t, c).GetRecord()
+		if after.GetActive().GetId() != s.GetRecord().GetStandby().GetId() {
+			t.Fatalf("active is %s, not the standby %s", after.GetActive().GetId(), s.GetRecord().GetStandby().GetId())
+		}
+		if c.Active(&pb.VMStatus{Record: after}) == c.Replicas[2] {
+			break
+		}
+		wait(t, c, "the spare's protection", mode(pb.Mode_MODE_PROTECTED, after.GetTerm()-1))
+		progress(t, l, 300)
+	}
+	verify(t, l)
+}
+
+// The standby dies: the active goes on alone, and a new secondary restores
+// protection.
+func TestStandbyDies(t *testing.T) {
+	c := start(t, cluster.Config{}, 1)
+	l := begin(t, c)
+	s := status(t, c)
+	if err := c.Standby(s).Kill(); err != nil {
+		t.Fatal(err)
+	}
+	s = wait(t, c, "the active to go on alone", mode(pb.Mode_MODE_SOLO, s.GetRecord().GetTerm()))
+	progress(t, l, 300)
+	if _, err := c.StartSecondary(); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, c, "new protection", mode(pb.Mode_MODE_PROTECTED, s.GetRecord().GetTerm()))
+	progress(t, l, 300)
+	verify(t, l)
+}
+
+// The arbiter dies and comes back on its data: the replicas go on.
+func TestArbiterRestarts(t *testing.T) {
+	c := start(t, cluster.Config{}, 1)
+	l := begin(t, c)
+	if err := c.Arbiter.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.StartArbiter(); err != nil {
+		t.Fatal(err)
+	}
+	progress(t, l, 500)
+	wait(t, c, "protection", mode(pb.Mode_MODE_PROTECTED, 0))
+	progress(t, l, 300)
+	verify(t, l)
+}
+
+// An operator's fail-over and resynchronizations lose nothing either.
+func TestOperator(t *testing.T) {
+	c := start(t, cluster.Config{}, 2)
+	l := begin(t, c)
+	ctx := deadline(t)
+	for range 5 {
+		if _, err := c.Admin().Resync(ctx, &pb.ResyncRequest{Vm: c.VM}); err != nil {
+			t.Fatal(err)
+		}
+		progress(t, l, 100)
+	}
+	s := status(t, c)
+	if n := s.GetCounters().GetResyncs(); n < 5 {
+		t.Fatalf("%d resynchronizations after 5 orders", n)
+	}
+	if _, err := c.Admin().FailOver(ctx, &pb.FailOverRequest{Vm: c.VM}); err != nil {
+		t.Fatal(err)
+	}
+	progress(t, l, 300)
+	after := wait(t, c, "protection by another replica", mode(pb.Mode_MODE_PROTECTED, s.GetRecord().GetTerm()+1))
+	if after.GetRecord().GetActive().GetId() != s.GetRecord().GetStandby().GetId() {
+		t.Fatalf("active is %s, not %s", after.GetRecord().GetActive().GetId(), s.GetRecord().GetStandby().GetId())
+	}
+	progress(t, l, 300)
+	verify(t, l)
+}
