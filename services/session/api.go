@@ -29,8 +29,11 @@ type Config struct {
 	// Grace is how much longer than the heartbeat time-out a new owner waits
 	// for the replicas that the record names (1 s).
 	Grace time.Duration
+	// FirstCopyMax bounds a first copy to a new standby as a whole (10 min). Its
+	// steps have the policy's bound, which the replicas watch.
+	FirstCopyMax time.Duration
 	// SpareBackoff is how long a spare whose synchronization failed is not
-	// tried again (3 s; doubles up to 16 times with each failure in a row).
+	// tried again (3 s); it doubles with each failure in a row, up to 16 times.
 	SpareBackoff time.Duration
 	// CommitRetry is the pause before a Commit that could not be answered is
 	// tried again (100 ms).
@@ -38,20 +41,6 @@ type Config struct {
 	// GiveUpAfter is how long an owner that hears no replica keeps the VM
 	// (3 s).
 	GiveUpAfter time.Duration
-}
-
-// ProtocolVersion is the Hello.protocol that this arbiter speaks.
-const ProtocolVersion = 1
-
-// DefaultPolicy returns the time-outs of a VM for which nothing else was set.
-func DefaultPolicy() *pb.Policy {
-	return &pb.Policy{
-		CompareIdleMs:      300,
-		CompareMaxMs:       2000,
-		HeartbeatTimeoutMs: 400,
-		SyncTimeoutMs:      10_000,
-		EpochMaxMs:         0,
-	}
 }
 
 // Input is one thing that happened. See Step.
@@ -224,8 +213,8 @@ var (
 
 // Counters of one Core, beyond those in VMStatus.
 type Counters struct {
-	// Stale counts messages of another term or epoch, or of a replica whose
-	// part they do not fit, that were ignored.
+	// Stale counts messages and outputs that were ignored: of another term or
+	// epoch, told before, or of a replica whose part they do not fit.
 	Stale uint64
 	// Refused counts streams that were closed with a refusal.
 	Refused uint64
