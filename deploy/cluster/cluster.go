@@ -59,8 +59,8 @@ type Cluster struct {
 }
 
 // Start starts the arbiter and the gateway.
-func Start(cfg Config) (c *Cluster, err error) {
-	c = &Cluster{Config: cfg}
+func Start(cfg Config) (*Cluster, error) {
+	c := &Cluster{Config: cfg}
 	if c.VM == "" {
 		c.VM = "demo"
 	}
@@ -84,31 +84,38 @@ func Start(cfg Config) (c *Cluster, err error) {
 		}
 	}
 	if c.Dir == "" {
-		if c.Dir, err = os.MkdirTemp("", "understudy-"); err != nil {
+		dir, err := os.MkdirTemp("", "understudy-")
+		if err != nil {
 			return nil, err
 		}
-		c.temp = true
+		c.Dir, c.temp = dir, true
+	} else if err := os.MkdirAll(c.Dir, 0o755); err != nil {
+		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			c.Close()
-		}
-	}()
+	if err := c.start(); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// start starts what a cluster has without replicas.
+func (c *Cluster) start() (err error) {
 	addrs, err := freeAddresses(3)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	c.GRPC, c.HTTP, c.Redis = addrs[0], addrs[1], addrs[2]
 	c.socket = filepath.Join(c.Dir, "gateway.sock")
 	if err := c.StartArbiter(); err != nil {
-		return nil, err
+		return err
 	}
 	c.Gateway, err = c.run("gateway", "gateway", "--listen", "unix:"+c.socket, "--forward", c.Redis+"="+GuestIP+":6379")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	c.conn, err = grpc.NewClient(c.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	return c, err
+	return err
 }
 
 // StartArbiter starts the arbiter, or starts it again on its data.

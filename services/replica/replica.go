@@ -227,9 +227,15 @@ func (h *host) ToStandby(m *pb.FromActive) {
 }
 
 func (h *host) ToActive(m *pb.FromStandby) {
-	if h.following != nil {
-		h.following.put(m)
+	f := h.following
+	if f == nil {
+		return
 	}
+	if s := m.GetStaged(); s != nil && f.staged != nil {
+		// The stage's own word names the attempt that was staged, too.
+		m = &pb.FromStandby{Term: m.GetTerm(), Body: &pb.FromStandby_Staged{Staged: f.staged.Message()}}
+	}
+	f.put(m)
 }
 
 func (h *host) Emit(frame []byte, leased bool) {
