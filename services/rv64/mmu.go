@@ -403,7 +403,7 @@ func (h *hart) load(va uint64, size int) (uint64, bool) {
 				return 0, false
 			}
 			if !inRAM {
-				return 0, h.raise(causeAccess[accLoad], va)
+				return 0, h.raise(causeAccess[accLoad], va+uint64(i))
 			}
 			v |= uint64(*h.word8(off)) << (8 * i)
 		}
@@ -436,8 +436,11 @@ func (h *hart) store(va uint64, size int, v uint64) bool {
 		if !ok {
 			return false
 		}
-		if !in1 || !in2 {
+		if !in1 {
 			return h.raise(causeAccess[accStore], va)
+		}
+		if !in2 {
+			return h.raise(causeAccess[accStore], va+n)
 		}
 		for i := range uint64(size) {
 			if i < n {

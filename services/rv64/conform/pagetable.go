@@ -16,28 +16,35 @@ const (
 
 const (
 	satpSv39  = 8 << 60
+	satpSv48  = 9 << 60
 	pageSize  = 4096
 	leafFlags = pteV | pteA | pteD
 )
 
-// pageTables builds Sv39 tables in pages from base on.
+// pageTables builds Sv39 or Sv48 tables in pages from base on.
 type pageTables struct {
+	mode uint64 // of satp
+	top  int    // level of the root
 	base uint64
 	mem  []byte // the pages in use, the root first
 }
 
 func newPageTables(base uint64) *pageTables {
-	return &pageTables{base: base, mem: make([]byte, pageSize)}
+	return &pageTables{mode: satpSv39, top: 2, base: base, mem: make([]byte, pageSize)}
+}
+
+func newSv48Tables(base uint64) *pageTables {
+	return &pageTables{mode: satpSv48, top: 3, base: base, mem: make([]byte, pageSize)}
 }
 
 // satp switches these tables on.
-func (t *pageTables) satp() uint64 { return satpSv39 | t.base>>12 }
+func (t *pageTables) satp() uint64 { return t.mode | t.base>>12 }
 
 // entry returns the guest-physical address of va's entry at a level (0 for 4
-// KiB, 1 for 2 MiB, 2 for 1 GiB), adding the tables above it.
+// KiB, 1 for 2 MiB, 2 for 1 GiB, 3 for 512 GiB), adding the tables above it.
 func (t *pageTables) entry(va uint64, level int) uint64 {
 	table := t.base
-	for l := 2; ; l-- {
+	for l := t.top; ; l-- {
 		at := table + va>>(12+9*l)&511*8
 		if l == level {
 			return at
