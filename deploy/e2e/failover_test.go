@@ -1,7 +1,13 @@
 package e2e
 
 import (
+	"bufio"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 
@@ -91,5 +97,64 @@ func TestOperator(t *testing.T) {
 		t.Fatalf("active is %s, not %s", after.GetRecord().GetActive().GetId(), s.GetRecord().GetStandby().GetId())
 	}
 	progress(t, l, 300)
+	verify(t, l)
+}
+
+// The copies' answers differ when a client asks for the time: each such answer
+// costs a resynchronization, and leaves only then.
+func TestCopiesDisagree(t *testing.T) {
+	c := start(t, cluster.Config{}, 2)
+	l := begin(t, c)
+	conn, err := net.Dial("tcp", c.Redis)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	r := bufio.NewReader(conn)
+	ask := func() string {
+		t.Helper()
+		if err := conn.SetDeadline(time.Now().Add(limit)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fmt.Fprint(conn, "TIME\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		var lines []string
+		for range 5 {
+			line, err := r.ReadString('\n')
+			if err != nil {
+				t.Fatal(err)
+			}
+			lines = append(lines, strings.TrimSpace(line))
+		}
+		return fmt.Sprintf("%s.%06s", lines[2], lines[4])
+	}
+	before := status(t, c)
+	var times []string
+	began := time.Now()
+	const questions = 30
+	for range questions {
+		times = append(times, ask())
+	}
+	took := time.Since(began)
+	if !slices.IsSorted(times) {
+		t.Errorf("the clock ran backwards: %v", times)
+	}
+	after := status(t, c)
+	n := after.GetCounters().GetResyncs() - before.GetCounters().GetResyncs()
+	if n < questions/2 {
+		t.Errorf("%d resynchronizations for %d answers that differ", n, questions)
+	}
+	t.Logf("%d differing answers in %s: %d resynchronizations, %d pages compared, %d sent", questions, took, n,
+		after.GetCounters().GetPagesCompared()-before.GetCounters().GetPagesCompared(),
+		after.GetCounters().GetPagesSent()-before.GetCounters().GetPagesSent())
+	// A take-over right behind: the clock goes on, the connection, too.
+	if err := c.Active(after).Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if next := ask(); next < times[len(times)-1] {
+		t.Errorf("after the take-over the clock reads %s, before %s", next, times[len(times)-1])
+	}
+	progress(t, l, 200)
 	verify(t, l)
 }
