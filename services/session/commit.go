@@ -2,6 +2,7 @@ package session
 
 import (
 	"fmt"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -49,7 +50,7 @@ func (c *Core) committed(revision int64) {
 
 // settle makes the proposal the record.
 func (c *Core) settle(p *proposal, revision int64) {
-	c.proposal = nil
+	c.proposal, c.notBefore = nil, time.Time{}
 	old := c.record
 	c.record, c.revision = p.record, revision
 	c.leases = make(map[string]int64)
@@ -146,7 +147,7 @@ func (c *Core) enter(old *pb.Record) {
 	exiting := c.exiting
 	c.exiting = ""
 	c.resetTerm()
-	for _, r := range append([]*replica(nil), c.replicas...) {
+	for _, r := range c.replicas {
 		named := c.names(r.id()) && (r.hasCopy() || c.leases[r.id()] != 0)
 		switch {
 		case named && r.id() == rec.GetActive().GetId():
@@ -155,9 +156,14 @@ func (c *Core) enter(old *pb.Record) {
 		case named:
 			r.role = pb.Role_ROLE_STANDBY
 			c.assign(r)
+		}
+	}
+	for _, r := range append([]*replica(nil), c.replicas...) {
+		switch {
+		case c.names(r.id()) || rec == nil:
 		case r.id() == exiting:
 			c.refuse(r, pb.Refusal_ACTION_EXIT, "detached by an operator")
-		case r.hasCopy() && rec != nil:
+		case r.hasCopy():
 			c.refuse(r, pb.Refusal_ACTION_DISCARD, c.notNamed(r))
 		}
 	}

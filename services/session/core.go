@@ -69,9 +69,7 @@ func (c *Core) Step(now time.Time, in Input) []Effect {
 	if c.start.IsZero() {
 		c.start, c.now, c.heard = now, now, now
 	}
-	if now.After(c.now) {
-		c.now = now
-	}
+	c.advance(now)
 	switch in := in.(type) {
 	case Owned:
 		c.own(in)
@@ -102,6 +100,22 @@ func (c *Core) Step(now time.Time, in Input) []Effect {
 		c.proceed()
 	}
 	return c.effects
+}
+
+// advance moves the clock. Where the caller itself stood still, the replicas
+// have had no chance to be heard: their silence does not count.
+func (c *Core) advance(now time.Time) {
+	gap := now.Sub(c.now)
+	if gap <= 0 {
+		return
+	}
+	c.now = now
+	if gap < max(2*c.cfg.Heartbeat, c.heartbeatTimeout()/4) {
+		return
+	}
+	for _, r := range c.replicas {
+		r.heard = r.heard.Add(gap)
+	}
 }
 
 // proceed does what the state calls for.

@@ -70,6 +70,9 @@ func (c *Core) decideSyncing(a, s *replica) *proposal {
 	case a == nil:
 		return c.boot()
 	case s == nil:
+		if c.waiting() && !c.lostCopy(c.record.GetStandby().GetId()) {
+			return nil
+		}
 		return c.solo(a, pb.Reason_REASON_LOST_REPLICA, "the standby was lost during its first copy")
 	case c.sync.failed:
 		return c.solo(a, c.sync.reason, "the first copy failed: "+c.sync.detail)

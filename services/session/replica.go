@@ -118,7 +118,8 @@ func (c *Core) attach(in Attached) {
 	}
 	c.heard = c.now
 	if old := c.byID(r.id()); old != nil {
-		c.loseFor(old, "it attached anew", pb.Refusal_ACTION_UNSPECIFIED)
+		c.do(Close{Conn: old.conn})
+		c.forget(old)
 	}
 	if len(c.replicas) >= replicasMax {
 		refuse(pb.Refusal_ACTION_RETRY, "VM %s has %d replicas attached", c.cfg.VM, replicasMax)
@@ -176,51 +177,58 @@ func (c *Core) notNamed(r *replica) string {
 // long to wait where it is not.
 func (c *Core) reunite() {
 	a, s := c.active(), c.standby()
-	protected := c.record.GetMode() == pb.Mode_MODE_PROTECTED
-	if a != nil && (s != nil || !protected) {
+	if a != nil && (s != nil || c.record.GetStandby() == nil) {
 		c.waitUntil = time.Time{}
 	} else if w := c.now.Add(c.heartbeatTimeout()); c.apart && w.After(c.waitUntil) {
 		c.waitUntil = w
 	}
-	c.apart = a == nil && (s == nil || !protected)
+	c.apart = a == nil && (s == nil || c.record.GetMode() != pb.Mode_MODE_PROTECTED)
 }
 
 // waiting tells whether it is too early to do without a replica that the
 // record counts on.
 func (c *Core) waiting() bool { return c.now.Before(c.waitUntil) }
 
-// lose takes a replica whose stream has ended.
-func (c *Core) lose(r *replica, why string) {
+// forget takes a replica off the list.
+func (c *Core) forget(r *replica) {
 	for i := range c.replicas {
 		if c.replicas[i] == r {
 			c.replicas = append(c.replicas[:i], c.replicas[i+1:]...)
 			break
 		}
 	}
+	if !c.owned || !r.hasCopy() || !c.names(r.id()) {
+		return
+	}
+	if c.record.GetMode() == pb.Mode_MODE_PROTECTED {
+		c.stopComparing(ErrOvertaken)
+	}
+	if c.reunite(); c.apart {
+		c.waitUntil = c.now.Add(c.heartbeatTimeout())
+	}
+}
+
+// lose takes a replica whose stream has ended.
+func (c *Core) lose(r *replica, why string) {
+	c.forget(r)
 	if !c.owned {
 		return
 	}
-	counts := r.hasCopy() && c.names(r.id())
 	detail := r.id() + " (" + c.part(r) + ") lost: " + clip(why)
-	if counts && c.record.GetMode() == pb.Mode_MODE_PROTECTED {
-		c.stopComparing(ErrOvertaken)
-	}
-	if counts {
-		if c.reunite(); c.apart {
-			c.waitUntil = c.now.Add(c.heartbeatTimeout())
-			detail += "; nothing can be done for the VM until it is back"
-		}
+	if c.apart && r.hasCopy() && c.names(r.id()) {
+		detail += "; nothing can be done for the VM until it is back"
 	}
 	c.report(pb.EventType_EVENT_TYPE_REPLICA_LOST, pb.Reason_REASON_LOST_REPLICA, detail, nil)
 }
 
-// loseFor is lose for a stream that the Core itself ends.
+// loseFor is lose for a stream that the Core itself ends, with a refusal unless
+// the action is ACTION_UNSPECIFIED.
 func (c *Core) loseFor(r *replica, why string, action pb.Refusal_Action) {
-	cl := Close{Conn: r.conn}
+	end := Close{Conn: r.conn}
 	if action != pb.Refusal_ACTION_UNSPECIFIED {
-		cl.Refusal = &pb.Refusal{Action: action, Detail: why}
+		end.Refusal = &pb.Refusal{Action: action, Detail: why}
 	}
-	c.do(cl)
+	c.do(end)
 	c.lose(r, why)
 }
 
@@ -228,12 +236,7 @@ func (c *Core) loseFor(r *replica, why string, action pb.Refusal_Action) {
 func (c *Core) refuse(r *replica, action pb.Refusal_Action, why string) {
 	c.counters.Refused++
 	c.do(Close{Conn: r.conn, Refusal: &pb.Refusal{Action: action, Detail: why}})
-	for i := range c.replicas {
-		if c.replicas[i] == r {
-			c.replicas = append(c.replicas[:i], c.replicas[i+1:]...)
-			break
-		}
-	}
+	c.forget(r)
 	if c.owned && action != pb.Refusal_ACTION_RETRY {
 		c.report(pb.EventType_EVENT_TYPE_REFUSED, pb.Reason_REASON_UNSPECIFIED, r.id()+" refused: "+why, nil)
 	}
