@@ -51,6 +51,18 @@ const (
 	blockID = "understudy"
 )
 
+// Image is what a block device needs of a disk.Image.
+type Image interface {
+	// Size is in bytes, a multiple of disk.SectorSize.
+	Size() uint64
+	ReadOnly() bool
+	ReadAt(p []byte, off uint64) error
+	WriteAt(p []byte, off uint64) error
+	WriteZeroes(off, n uint64, unmap bool) error
+	// Flush returns when all writes are on stable storage.
+	Flush() error
+}
+
 // Block is the block device over a raw image.
 //
 // A write has reached the image when it completes, and stable storage when a
@@ -58,7 +70,7 @@ const (
 // completes itself. Errors of the image are the guest's I/O errors. Discarded
 // ranges read as zeroes.
 type Block struct {
-	image     *disk.Image
+	image     Image
 	readOnly  bool
 	transport *Transport
 	buffer    [1 << 16]byte
@@ -67,7 +79,7 @@ type Block struct {
 
 // NewBlock returns a block device over image, for reading only if readOnly or
 // if the image is.
-func NewBlock(image *disk.Image, readOnly bool) *Block {
+func NewBlock(image Image, readOnly bool) *Block {
 	return &Block{image: image, readOnly: readOnly || image.ReadOnly()}
 }
 

@@ -163,9 +163,79 @@ func TestBlockReadOnly(t *testing.T) {
 		if _, status := d.ask(blockRead, 0, nil, 512, 4096); status != blockOK {
 			t.Errorf("%s: read: status %d", name, status)
 		}
-		if b.image.Dirty().Count() != 0 {
+		if b.image.(*disk.Image).Dirty().Count() != 0 {
 			t.Errorf("%s: blocks are dirty", name)
 		}
+	}
+}
+
+// faulty is a disk that counts flushes and fails on demand.
+type faulty struct {
+	*disk.Image
+	flushes int
+	err     error
+}
+
+func (f *faulty) ReadAt(p []byte, off uint64) error {
+	return errors.Join(f.err, f.Image.ReadAt(p, off))
+}
+
+func (f *faulty) WriteAt(p []byte, off uint64) error {
+	return errors.Join(f.err, f.Image.WriteAt(p, off))
+}
+
+func (f *faulty) WriteZeroes(off, n uint64, unmap bool) error {
+	return errors.Join(f.err, f.Image.WriteZeroes(off, n, unmap))
+}
+
+func (f *faulty) Flush() error {
+	f.flushes++
+	return errors.Join(f.err, f.Image.Flush())
+}
+
+// A driver that knows flushes decides when data is durable; for another one it
+// always is.
+func TestBlockDurability(t *testing.T) {
+	writes := map[uint32][]byte{blockWrite: make([]byte, 512), blockDiscard: zeroRange(0, 1, 0), blockWriteZeroes: zeroRange(0, 1, 0)}
+	for features, perWrite := range map[uint64]int{0: 1, blockFeatureFlush: 0} {
+		img := &faulty{Image: image(t, testDiskSectors, false)}
+		d := started(t, NewBlock(img, false), features)
+		for kind, out := range writes {
+			img.flushes = 0
+			if _, status := d.ask(kind, 0, out, 0, 4096); status != blockOK || img.flushes != perWrite {
+				t.Errorf("features %#x, request %d: status %d, %d flushes, want %d", features, kind, status, img.flushes, perWrite)
+			}
+		}
+		img.flushes = 0
+		if _, status := d.ask(blockFlush, 0, nil, 0, 4096); status != blockOK || img.flushes != 1 {
+			t.Errorf("features %#x: flush: status %d, %d flushes", features, status, img.flushes)
+		}
+	}
+}
+
+// A disk that fails is an I/O error of the guest's and stops nothing.
+func TestBlockErrors(t *testing.T) {
+	img := &faulty{Image: image(t, testDiskSectors, false)}
+	d := started(t, NewBlock(img, false), 0)
+	for kind, out := range map[uint32][]byte{
+		blockRead: nil, blockWrite: make([]byte, 512), blockFlush: nil,
+		blockDiscard: zeroRange(0, 1, 0), blockWriteZeroes: zeroRange(0, 1, 0),
+	} {
+		in := 0
+		if kind == blockRead {
+			in = 512
+		}
+		img.err = errors.New("broken disk")
+		if _, status := d.ask(kind, 0, out, in, 4096); status != blockIOError {
+			t.Errorf("request %d: status %d, want an I/O error", kind, status)
+		}
+		img.err = nil
+		if _, status := d.ask(kind, 0, out, in, 4096); status != blockOK {
+			t.Errorf("request %d: status %d once the disk is well again", kind, status)
+		}
+	}
+	if got := d.reg(regStatus); got != 0xf {
+		t.Errorf("status %#x", got)
 	}
 }
 

@@ -133,7 +133,6 @@ func TestSuppressionLosesNothing(t *testing.T) {
 						}
 					case "move":
 						d = d.moved(NewRNG([32]byte{2}))
-						q = d.queues[0]
 					}
 				}
 				d.kick(0)

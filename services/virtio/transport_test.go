@@ -184,6 +184,7 @@ func TestRegisterOffences(t *testing.T) {
 		{"notification of a queue that does not exist", func(d *driver) { d.setReg(regQueueNotify, 1) }},
 		{"set-up of a queue that does not exist", func(d *driver) { d.setReg(regQueueSel, 7); d.setReg(regQueueSize, 1) }},
 		{"set-up of a running queue", func(d *driver) { d.setReg(regUsedLow, memBase) }},
+		{"set-up of a stopped queue of a running device", func(d *driver) { d.setReg(regQueueReady, 0); d.setReg(regUsedLow, memBase) }},
 		{"features of a running device", func(d *driver) { d.setReg(regDriverFeatures, 0) }},
 	} {
 		d := started(t, NewRNG([32]byte{}), 0)
