@@ -161,6 +161,7 @@ func TestGuestMovesWhileBothPortsLive(t *testing.T) {
 	g := startGateway(t, cfg)
 	old, young, client := plug(t, g, cfg), plug(t, g, cfg), plug(t, g, cfg)
 	old.live(t, frameOf(all, guestA, "old"))
+	eventually(t, "the old port has spoken", func() bool { return young.kept(frameOf(all, guestA, "old")) })
 	young.live(t, frameOf(all, guestA, "young"))
 	old.expect(t, frameOf(all, guestA, "young")) // so it has moved
 	client.live(t, frameOf(all, guestB, "client"))
