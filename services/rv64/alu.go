@@ -102,3 +102,12 @@ func orcB(v uint64) uint64 {
 	high := ((v & low7) + low7 | v) &^ low7 // the top bit of each such byte
 	return high >> 7 * 0xff
 }
+
+// popcount counts ones without the CPU's instruction: the compiler would look
+// for that feature at every turn of the hot loop.
+func popcount(v uint64) uint64 {
+	v -= v >> 1 & 0x5555555555555555
+	v = v&0x3333333333333333 + v>>2&0x3333333333333333
+	v = (v + v>>4) & 0x0f0f0f0f0f0f0f0f
+	return v * 0x0101010101010101 >> 56
+}

@@ -20,7 +20,7 @@ const (
 // amo executes an atomic instruction on RAM with the host's own atomics,
 // which order at least as strongly as any aq and rl bits ask for. It returns
 // false after an exception.
-func (h *hart) amo(o *op) bool {
+func (h *hart) amo(o op) bool {
 	insn := uint32(o.imm)
 	size := uint64(4)
 	if insF3(insn) == 3 {

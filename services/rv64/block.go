@@ -13,7 +13,7 @@ import (
 // same page offset is the same code wherever the page is mapped. Jumps to
 // another page go through the space's jump cache.
 type block struct {
-	ops         []op
+	ops         []word
 	taken, fall *block
 	// size is the length in bytes, n the number of instructions.
 	size uint32
@@ -45,7 +45,7 @@ type codeCache struct {
 	pages []*codePage
 	fence uint64 // instruction fences executed
 	used  int    // approximate bytes held
-	ops   []op   // room for further ops
+	ops   []word // room for further ops
 	pos   []uint16
 	one   block // for single
 }
@@ -91,23 +91,30 @@ func (h *hart) lookup(pc uint64) *block {
 	return b
 }
 
-// chain finds the block at pc, where control goes from b, and links it if it
-// lies in b's page. It returns nil after an exception.
-func (h *hart) chain(b *block, from, pc uint64, taken bool) *block {
+// chain finds the block at pc, where control goes from the block in h.frame,
+// and makes it the frame's. It links the two if they lie in one page. After an
+// exception it returns false; h.pc and h.instret are then up to date.
+func (h *hart) chain(pc uint64) bool {
+	f := &h.frame
 	next := h.lookup(pc)
-	if next == nil || (from^pc)&^(mem.PageSize-1) != 0 || b.size+uint32(from%mem.PageSize) > mem.PageSize {
-		return next
+	if next == nil {
+		h.instret = f.n
+		h.trap(pc, h.exc, h.excVal)
+		return false
 	}
-	if next.size+uint32(pc%mem.PageSize) > mem.PageSize {
-		return next
+	if (f.pc^pc)&^(mem.PageSize-1) == 0 && f.b.inPage(f.pc) && next.inPage(pc) {
+		if f.taken {
+			f.b.taken = next
+		} else {
+			f.b.fall = next
+		}
 	}
-	if taken {
-		b.taken = next
-	} else {
-		b.fall = next
-	}
-	return next
+	f.b, f.pc = next, pc
+	return true
 }
+
+// inPage tells whether b at pc ends in the page where it begins.
+func (b *block) inPage(pc uint64) bool { return uint64(b.size)+pc%mem.PageSize <= mem.PageSize }
 
 // find returns the block at offset start of the page at offset off of the
 // memory, or nil if the instruction there crosses the page's end.
@@ -166,7 +173,7 @@ func (p *codePage) matches(now []byte) bool {
 // build translates up to limit instructions from offset start of p.
 func (c *codeCache) build(p *codePage, start uint32, limit int) *block {
 	if len(c.ops) < maxInstrs+2 {
-		c.ops, c.pos = make([]op, opChunk), make([]uint16, opChunk)
+		c.ops, c.pos = make([]word, opChunk), make([]uint16, opChunk)
 	}
 	tr := translator{ops: c.ops[: 0 : maxInstrs+2], where: c.pos[: 0 : maxInstrs+2]}
 	at := start
@@ -218,7 +225,7 @@ func (c *codeCache) single(h *hart, pc uint64) *block {
 	if !ok {
 		return nil
 	}
-	tr := translator{ops: make([]op, 0, 2), where: make([]uint16, 0, 2)}
+	tr := translator{ops: make([]word, 0, 2), where: make([]uint16, 0, 2)}
 	tr.add(insn, size)
 	c.one = block{ops: tr.ops, where: tr.where, size: size, n: 1}
 	return &c.one
@@ -226,7 +233,7 @@ func (c *codeCache) single(h *hart, pc uint64) *block {
 
 // translator builds a block instruction by instruction.
 type translator struct {
-	ops   []op
+	ops   []word
 	where []uint16
 	size  uint32 // bytes so far
 	n     int    // instructions so far
@@ -267,6 +274,6 @@ func (t *translator) add(insn, size uint32) bool {
 }
 
 func (t *translator) emit(o op) {
-	t.ops = append(t.ops, o)
+	t.ops = append(t.ops, o.pack())
 	t.where = append(t.where, uint16(t.size/2)|uint16(t.n)<<8)
 }

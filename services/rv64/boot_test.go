@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/understudy-ft/understudy/services/mem"
 	"github.com/understudy-ft/understudy/services/vmm"
 )
@@ -38,7 +40,12 @@ func TestBootLinux(t *testing.T) {
 		t.Errorf("no shell:\n%s", m.uart.text())
 	}
 	n := m.engine.harts[0].instret
-	t.Logf("%.2f s, %d M instructions, %.0f MIPS", took.Seconds(), n/1e6, float64(n)/1e6/took.Seconds())
+	var ru unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &ru); err != nil {
+		t.Fatal(err)
+	}
+	cpu := time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
+	t.Logf("%.2f s (%.2f s of CPU), %d M instructions, %.0f MIPS", took.Seconds(), cpu.Seconds(), n/1e6, float64(n)/1e6/took.Seconds())
 	if testing.Verbose() {
 		t.Log(m.uart.text())
 	}

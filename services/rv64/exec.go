@@ -7,557 +7,456 @@ import (
 	"github.com/understudy-ft/understudy/services/mem"
 )
 
-// exec runs from block b at h.pc until something needs attention, about
-// budget instructions are done, an exception is taken, or control goes where
-// no translation is at hand. It leaves the next instruction in h.pc.
+// exec runs from block b at h.pc until something needs attention, instret
+// reaches end, an exception is taken, or control goes where no translation is
+// at hand. It leaves the next instruction in h.pc.
 //
 // This is the hot loop: its shape follows measurements. It keeps to one dense
-// switch, no bounds checks, and calls only on slow paths.
-func (h *hart) exec(b *block, budget uint64) {
+// switch without bounds checks. All calls are outside of the inner loop, and
+// nothing but h lives across them in a register's stead, so that the compiler
+// has no reason to store variables at every instruction.
+func (h *hart) exec(b *block, end uint64) {
 	x := &h.x
 	ram := h.ram
 	sp := h.sp
 	pc := h.pc
-	n := uint64(0) // instructions done
+	n := h.instret
 run:
 	for {
-		if n >= budget || h.attn.Load() != 0 {
-			h.pc = pc
-			h.instret += n
+		if n >= end || h.attn.Load() != 0 {
+			h.pc, h.instret = pc, n
 			return
 		}
 		n += uint64(b.n)
-		var target int64
+		var target uint64
 		ops := b.ops
-		for i := range ops {
-			o := &ops[i]
-			switch o.kind {
+		i := uint(0)
+	again:
+		for ; i < uint(len(ops)); i++ {
+			w := ops[i]
+			switch w.kind() {
 			case opNop:
 			case opLI:
-				x[o.rd] = uint64(int64(o.imm))
+				x[w.rd()] = w.imm()
 			case opLA:
-				x[o.rd] = pc + uint64(int64(o.imm))
+				x[w.rd()] = pc + w.imm()
 			case opMv:
-				x[o.rd] = x[o.rs1]
+				x[w.rd()] = x[w.rs1()]
 			case opAddi:
-				x[o.rd] = x[o.rs1] + uint64(int64(o.imm))
+				x[w.rd()] = x[w.rs1()] + w.imm()
 			case opSlti:
-				x[o.rd] = b2u(int64(x[o.rs1]) < int64(o.imm))
+				x[w.rd()] = b2u(int64(x[w.rs1()]) < int64(w.imm()))
 			case opSltiu:
-				x[o.rd] = b2u(x[o.rs1] < uint64(int64(o.imm)))
+				x[w.rd()] = b2u(x[w.rs1()] < w.imm())
 			case opXori:
-				x[o.rd] = x[o.rs1] ^ uint64(int64(o.imm))
+				x[w.rd()] = x[w.rs1()] ^ w.imm()
 			case opOri:
-				x[o.rd] = x[o.rs1] | uint64(int64(o.imm))
+				x[w.rd()] = x[w.rs1()] | w.imm()
 			case opAndi:
-				x[o.rd] = x[o.rs1] & uint64(int64(o.imm))
+				x[w.rd()] = x[w.rs1()] & w.imm()
 			case opSlli:
-				x[o.rd] = x[o.rs1] << (o.imm & 63)
+				x[w.rd()] = x[w.rs1()] << (w.imm() & 63)
 			case opSrli:
-				x[o.rd] = x[o.rs1] >> (o.imm & 63)
+				x[w.rd()] = x[w.rs1()] >> (w.imm() & 63)
 			case opSrai:
-				x[o.rd] = uint64(int64(x[o.rs1]) >> (o.imm & 63))
+				x[w.rd()] = uint64(int64(x[w.rs1()]) >> (w.imm() & 63))
 			case opAddiw:
-				x[o.rd] = uint64(int64(int32(int32(x[o.rs1]) + o.imm)))
+				x[w.rd()] = uint64(int64(int32(int32(x[w.rs1()]) + int32(w.imm()))))
 			case opSlliw:
-				x[o.rd] = uint64(int64(int32(int32(x[o.rs1]) << (o.imm & 31))))
+				x[w.rd()] = uint64(int64(int32(int32(x[w.rs1()]) << (w.imm() & 31))))
 			case opSrliw:
-				x[o.rd] = uint64(int64(int32(uint32(x[o.rs1]) >> (o.imm & 31))))
+				x[w.rd()] = uint64(int64(int32(uint32(x[w.rs1()]) >> (w.imm() & 31))))
 			case opSraiw:
-				x[o.rd] = uint64(int64(int32(int32(x[o.rs1]) >> (o.imm & 31))))
+				x[w.rd()] = uint64(int64(int32(int32(x[w.rs1()]) >> (w.imm() & 31))))
 			case opAdd:
-				x[o.rd] = x[o.rs1] + x[o.rs2]
+				x[w.rd()] = x[w.rs1()] + x[w.rs2()]
 			case opSub:
-				x[o.rd] = x[o.rs1] - x[o.rs2]
+				x[w.rd()] = x[w.rs1()] - x[w.rs2()]
 			case opSll:
-				x[o.rd] = x[o.rs1] << (x[o.rs2] & 63)
+				x[w.rd()] = x[w.rs1()] << (x[w.rs2()] & 63)
 			case opSlt:
-				x[o.rd] = b2u(int64(x[o.rs1]) < int64(x[o.rs2]))
+				x[w.rd()] = b2u(int64(x[w.rs1()]) < int64(x[w.rs2()]))
 			case opSltu:
-				x[o.rd] = b2u(x[o.rs1] < x[o.rs2])
+				x[w.rd()] = b2u(x[w.rs1()] < x[w.rs2()])
 			case opXor:
-				x[o.rd] = x[o.rs1] ^ x[o.rs2]
+				x[w.rd()] = x[w.rs1()] ^ x[w.rs2()]
 			case opSrl:
-				x[o.rd] = x[o.rs1] >> (x[o.rs2] & 63)
+				x[w.rd()] = x[w.rs1()] >> (x[w.rs2()] & 63)
 			case opSra:
-				x[o.rd] = uint64(int64(x[o.rs1]) >> (x[o.rs2] & 63))
+				x[w.rd()] = uint64(int64(x[w.rs1()]) >> (x[w.rs2()] & 63))
 			case opOr:
-				x[o.rd] = x[o.rs1] | x[o.rs2]
+				x[w.rd()] = x[w.rs1()] | x[w.rs2()]
 			case opAnd:
-				x[o.rd] = x[o.rs1] & x[o.rs2]
+				x[w.rd()] = x[w.rs1()] & x[w.rs2()]
 			case opAddw:
-				x[o.rd] = uint64(int64(int32(int32(x[o.rs1]) + int32(x[o.rs2]))))
+				x[w.rd()] = uint64(int64(int32(int32(x[w.rs1()]) + int32(x[w.rs2()]))))
 			case opSubw:
-				x[o.rd] = uint64(int64(int32(int32(x[o.rs1]) - int32(x[o.rs2]))))
+				x[w.rd()] = uint64(int64(int32(int32(x[w.rs1()]) - int32(x[w.rs2()]))))
 			case opSllw:
-				x[o.rd] = uint64(int64(int32(int32(x[o.rs1]) << (x[o.rs2] & 31))))
+				x[w.rd()] = uint64(int64(int32(int32(x[w.rs1()]) << (x[w.rs2()] & 31))))
 			case opSrlw:
-				x[o.rd] = uint64(int64(int32(uint32(x[o.rs1]) >> (x[o.rs2] & 31))))
+				x[w.rd()] = uint64(int64(int32(uint32(x[w.rs1()]) >> (x[w.rs2()] & 31))))
 			case opSraw:
-				x[o.rd] = uint64(int64(int32(int32(x[o.rs1]) >> (x[o.rs2] & 31))))
+				x[w.rd()] = uint64(int64(int32(int32(x[w.rs1()]) >> (x[w.rs2()] & 31))))
 			case opMul:
-				x[o.rd] = x[o.rs1] * x[o.rs2]
+				x[w.rd()] = x[w.rs1()] * x[w.rs2()]
 			case opMulh:
-				x[o.rd] = mulh(x[o.rs1], x[o.rs2])
+				x[w.rd()] = mulh(x[w.rs1()], x[w.rs2()])
 			case opMulhsu:
-				x[o.rd] = mulhsu(x[o.rs1], x[o.rs2])
+				x[w.rd()] = mulhsu(x[w.rs1()], x[w.rs2()])
 			case opMulhu:
-				x[o.rd], _ = bits.Mul64(x[o.rs1], x[o.rs2])
+				x[w.rd()], _ = bits.Mul64(x[w.rs1()], x[w.rs2()])
 			case opDiv:
-				x[o.rd] = div64(x[o.rs1], x[o.rs2])
+				x[w.rd()] = div64(x[w.rs1()], x[w.rs2()])
 			case opDivu:
-				x[o.rd] = divu64(x[o.rs1], x[o.rs2])
+				x[w.rd()] = divu64(x[w.rs1()], x[w.rs2()])
 			case opRem:
-				x[o.rd] = rem64(x[o.rs1], x[o.rs2])
+				x[w.rd()] = rem64(x[w.rs1()], x[w.rs2()])
 			case opRemu:
-				x[o.rd] = remu64(x[o.rs1], x[o.rs2])
+				x[w.rd()] = remu64(x[w.rs1()], x[w.rs2()])
 			case opMulw:
-				x[o.rd] = uint64(int64(int32(int32(x[o.rs1]) * int32(x[o.rs2]))))
+				x[w.rd()] = uint64(int64(int32(int32(x[w.rs1()]) * int32(x[w.rs2()]))))
 			case opDivw:
-				x[o.rd] = div32(x[o.rs1], x[o.rs2])
+				x[w.rd()] = div32(x[w.rs1()], x[w.rs2()])
 			case opDivuw:
-				x[o.rd] = divu32(x[o.rs1], x[o.rs2])
+				x[w.rd()] = divu32(x[w.rs1()], x[w.rs2()])
 			case opRemw:
-				x[o.rd] = rem32(x[o.rs1], x[o.rs2])
+				x[w.rd()] = rem32(x[w.rs1()], x[w.rs2()])
 			case opRemuw:
-				x[o.rd] = remu32(x[o.rs1], x[o.rs2])
+				x[w.rd()] = remu32(x[w.rs1()], x[w.rs2()])
 			case opAddUw:
-				x[o.rd] = uint64(uint32(x[o.rs1])) + x[o.rs2]
+				x[w.rd()] = uint64(uint32(x[w.rs1()])) + x[w.rs2()]
 			case opSh1add:
-				x[o.rd] = x[o.rs1]<<1 + x[o.rs2]
+				x[w.rd()] = x[w.rs1()]<<1 + x[w.rs2()]
 			case opSh2add:
-				x[o.rd] = x[o.rs1]<<2 + x[o.rs2]
+				x[w.rd()] = x[w.rs1()]<<2 + x[w.rs2()]
 			case opSh3add:
-				x[o.rd] = x[o.rs1]<<3 + x[o.rs2]
+				x[w.rd()] = x[w.rs1()]<<3 + x[w.rs2()]
 			case opSh1addUw:
-				x[o.rd] = uint64(uint32(x[o.rs1]))<<1 + x[o.rs2]
+				x[w.rd()] = uint64(uint32(x[w.rs1()]))<<1 + x[w.rs2()]
 			case opSh2addUw:
-				x[o.rd] = uint64(uint32(x[o.rs1]))<<2 + x[o.rs2]
+				x[w.rd()] = uint64(uint32(x[w.rs1()]))<<2 + x[w.rs2()]
 			case opSh3addUw:
-				x[o.rd] = uint64(uint32(x[o.rs1]))<<3 + x[o.rs2]
+				x[w.rd()] = uint64(uint32(x[w.rs1()]))<<3 + x[w.rs2()]
 			case opSlliUw:
-				x[o.rd] = uint64(uint32(x[o.rs1])) << (o.imm & 63)
+				x[w.rd()] = uint64(uint32(x[w.rs1()])) << (w.imm() & 63)
 			case opAndn:
-				x[o.rd] = x[o.rs1] &^ x[o.rs2]
+				x[w.rd()] = x[w.rs1()] &^ x[w.rs2()]
 			case opOrn:
-				x[o.rd] = x[o.rs1] | ^x[o.rs2]
+				x[w.rd()] = x[w.rs1()] | ^x[w.rs2()]
 			case opXnor:
-				x[o.rd] = ^(x[o.rs1] ^ x[o.rs2])
+				x[w.rd()] = ^(x[w.rs1()] ^ x[w.rs2()])
 			case opClz:
-				x[o.rd] = uint64(bits.LeadingZeros64(x[o.rs1]))
+				x[w.rd()] = uint64(bits.LeadingZeros64(x[w.rs1()]))
 			case opCtz:
-				x[o.rd] = uint64(bits.TrailingZeros64(x[o.rs1]))
+				x[w.rd()] = uint64(bits.TrailingZeros64(x[w.rs1()]))
 			case opCpop:
-				x[o.rd] = uint64(bits.OnesCount64(x[o.rs1]))
+				x[w.rd()] = popcount(x[w.rs1()])
 			case opClzw:
-				x[o.rd] = uint64(bits.LeadingZeros32(uint32(x[o.rs1])))
+				x[w.rd()] = uint64(bits.LeadingZeros32(uint32(x[w.rs1()])))
 			case opCtzw:
-				x[o.rd] = uint64(bits.TrailingZeros32(uint32(x[o.rs1])))
+				x[w.rd()] = uint64(bits.TrailingZeros32(uint32(x[w.rs1()])))
 			case opCpopw:
-				x[o.rd] = uint64(bits.OnesCount32(uint32(x[o.rs1])))
+				x[w.rd()] = popcount(uint64(uint32(x[w.rs1()])))
 			case opMax:
-				x[o.rd] = uint64(max(int64(x[o.rs1]), int64(x[o.rs2])))
+				x[w.rd()] = uint64(max(int64(x[w.rs1()]), int64(x[w.rs2()])))
 			case opMaxu:
-				x[o.rd] = max(x[o.rs1], x[o.rs2])
+				x[w.rd()] = max(x[w.rs1()], x[w.rs2()])
 			case opMin:
-				x[o.rd] = uint64(min(int64(x[o.rs1]), int64(x[o.rs2])))
+				x[w.rd()] = uint64(min(int64(x[w.rs1()]), int64(x[w.rs2()])))
 			case opMinu:
-				x[o.rd] = min(x[o.rs1], x[o.rs2])
+				x[w.rd()] = min(x[w.rs1()], x[w.rs2()])
 			case opSextB:
-				x[o.rd] = uint64(int64(int8(x[o.rs1])))
+				x[w.rd()] = uint64(int64(int8(x[w.rs1()])))
 			case opSextH:
-				x[o.rd] = uint64(int64(int16(x[o.rs1])))
+				x[w.rd()] = uint64(int64(int16(x[w.rs1()])))
 			case opZextH:
-				x[o.rd] = uint64(uint16(x[o.rs1]))
+				x[w.rd()] = uint64(uint16(x[w.rs1()]))
 			case opRol:
-				x[o.rd] = bits.RotateLeft64(x[o.rs1], int(x[o.rs2]&63))
+				x[w.rd()] = bits.RotateLeft64(x[w.rs1()], int(x[w.rs2()]&63))
 			case opRor:
-				x[o.rd] = bits.RotateLeft64(x[o.rs1], -int(x[o.rs2]&63))
+				x[w.rd()] = bits.RotateLeft64(x[w.rs1()], -int(x[w.rs2()]&63))
 			case opRori:
-				x[o.rd] = bits.RotateLeft64(x[o.rs1], -int(o.imm))
+				x[w.rd()] = bits.RotateLeft64(x[w.rs1()], -int(w.imm()))
 			case opRolw:
-				x[o.rd] = uint64(int64(int32(bits.RotateLeft32(uint32(x[o.rs1]), int(x[o.rs2]&31)))))
+				x[w.rd()] = uint64(int64(int32(bits.RotateLeft32(uint32(x[w.rs1()]), int(x[w.rs2()]&31)))))
 			case opRorw:
-				x[o.rd] = uint64(int64(int32(bits.RotateLeft32(uint32(x[o.rs1]), -int(x[o.rs2]&31)))))
+				x[w.rd()] = uint64(int64(int32(bits.RotateLeft32(uint32(x[w.rs1()]), -int(x[w.rs2()]&31)))))
 			case opRoriw:
-				x[o.rd] = uint64(int64(int32(bits.RotateLeft32(uint32(x[o.rs1]), -int(o.imm)))))
+				x[w.rd()] = uint64(int64(int32(bits.RotateLeft32(uint32(x[w.rs1()]), -int(w.imm())))))
 			case opOrcB:
-				x[o.rd] = orcB(x[o.rs1])
+				x[w.rd()] = orcB(x[w.rs1()])
 			case opRev8:
-				x[o.rd] = bits.ReverseBytes64(x[o.rs1])
+				x[w.rd()] = bits.ReverseBytes64(x[w.rs1()])
 			case opBclr:
-				x[o.rd] = x[o.rs1] &^ (1 << (x[o.rs2] & 63))
+				x[w.rd()] = x[w.rs1()] &^ (1 << (x[w.rs2()] & 63))
 			case opBext:
-				x[o.rd] = x[o.rs1] >> (x[o.rs2] & 63) & 1
+				x[w.rd()] = x[w.rs1()] >> (x[w.rs2()] & 63) & 1
 			case opBinv:
-				x[o.rd] = x[o.rs1] ^ 1<<(x[o.rs2]&63)
+				x[w.rd()] = x[w.rs1()] ^ 1<<(x[w.rs2()]&63)
 			case opBset:
-				x[o.rd] = x[o.rs1] | 1<<(x[o.rs2]&63)
+				x[w.rd()] = x[w.rs1()] | 1<<(x[w.rs2()]&63)
 			case opBclri:
-				x[o.rd] = x[o.rs1] &^ (1 << (o.imm & 63))
+				x[w.rd()] = x[w.rs1()] &^ (1 << (w.imm() & 63))
 			case opBexti:
-				x[o.rd] = x[o.rs1] >> (o.imm & 63) & 1
+				x[w.rd()] = x[w.rs1()] >> (w.imm() & 63) & 1
 			case opBinvi:
-				x[o.rd] = x[o.rs1] ^ 1<<(o.imm&63)
+				x[w.rd()] = x[w.rs1()] ^ 1<<(w.imm()&63)
 			case opBseti:
-				x[o.rd] = x[o.rs1] | 1<<(o.imm&63)
+				x[w.rd()] = x[w.rs1()] | 1<<(w.imm()&63)
 			case opShlShr:
-				x[o.rd] = x[o.rs1] << (o.imm & 63) >> (o.imm >> 8 & 63)
+				x[w.rd()] = x[w.rs1()] << (w.imm() & 63) >> (w.imm() >> 8 & 63)
 			case opLb:
-				va := x[o.rs1] + uint64(int64(o.imm))
+				va := x[w.rs1()] + w.imm()
 				if e := &sp.r[va>>mem.PageShift%tlbSize]; va&^uint64(0xfff) == e.tag {
 					p := unsafe.Add(ram, va+e.delta)
-					x[o.rd] = uint64(int64(*(*int8)(p)))
+					x[w.rd()] = uint64(int64(*(*int8)(p)))
 					continue
 				}
-				v, ok := h.load(va, 1)
-				if !ok {
-					h.fault(b, pc, i, n)
-					return
-				}
-				x[o.rd] = uint64(int64(int8(v)))
+				goto slow
 			case opLh:
-				va := x[o.rs1] + uint64(int64(o.imm))
+				va := x[w.rs1()] + w.imm()
 				if e := &sp.r[va>>mem.PageShift%tlbSize]; va&^uint64(0xffe) == e.tag {
 					p := unsafe.Add(ram, va+e.delta)
-					x[o.rd] = uint64(int64(*(*int16)(p)))
+					x[w.rd()] = uint64(int64(*(*int16)(p)))
 					continue
 				}
-				v, ok := h.load(va, 2)
-				if !ok {
-					h.fault(b, pc, i, n)
-					return
-				}
-				x[o.rd] = uint64(int64(int16(v)))
+				goto slow
 			case opLw:
-				va := x[o.rs1] + uint64(int64(o.imm))
+				va := x[w.rs1()] + w.imm()
 				if e := &sp.r[va>>mem.PageShift%tlbSize]; va&^uint64(0xffc) == e.tag {
 					p := unsafe.Add(ram, va+e.delta)
-					x[o.rd] = uint64(int64(*(*int32)(p)))
+					x[w.rd()] = uint64(int64(*(*int32)(p)))
 					continue
 				}
-				v, ok := h.load(va, 4)
-				if !ok {
-					h.fault(b, pc, i, n)
-					return
-				}
-				x[o.rd] = uint64(int64(int32(v)))
+				goto slow
 			case opLd:
-				va := x[o.rs1] + uint64(int64(o.imm))
+				va := x[w.rs1()] + w.imm()
 				if e := &sp.r[va>>mem.PageShift%tlbSize]; va&^uint64(0xff8) == e.tag {
 					p := unsafe.Add(ram, va+e.delta)
-					x[o.rd] = *(*uint64)(p)
+					x[w.rd()] = *(*uint64)(p)
 					continue
 				}
-				v, ok := h.load(va, 8)
-				if !ok {
-					h.fault(b, pc, i, n)
-					return
-				}
-				x[o.rd] = v
+				goto slow
 			case opLbu:
-				va := x[o.rs1] + uint64(int64(o.imm))
+				va := x[w.rs1()] + w.imm()
 				if e := &sp.r[va>>mem.PageShift%tlbSize]; va&^uint64(0xfff) == e.tag {
 					p := unsafe.Add(ram, va+e.delta)
-					x[o.rd] = uint64(*(*uint8)(p))
+					x[w.rd()] = uint64(*(*uint8)(p))
 					continue
 				}
-				v, ok := h.load(va, 1)
-				if !ok {
-					h.fault(b, pc, i, n)
-					return
-				}
-				x[o.rd] = v
+				goto slow
 			case opLhu:
-				va := x[o.rs1] + uint64(int64(o.imm))
+				va := x[w.rs1()] + w.imm()
 				if e := &sp.r[va>>mem.PageShift%tlbSize]; va&^uint64(0xffe) == e.tag {
 					p := unsafe.Add(ram, va+e.delta)
-					x[o.rd] = uint64(*(*uint16)(p))
+					x[w.rd()] = uint64(*(*uint16)(p))
 					continue
 				}
-				v, ok := h.load(va, 2)
-				if !ok {
-					h.fault(b, pc, i, n)
-					return
-				}
-				x[o.rd] = v
+				goto slow
 			case opLwu:
-				va := x[o.rs1] + uint64(int64(o.imm))
+				va := x[w.rs1()] + w.imm()
 				if e := &sp.r[va>>mem.PageShift%tlbSize]; va&^uint64(0xffc) == e.tag {
 					p := unsafe.Add(ram, va+e.delta)
-					x[o.rd] = uint64(*(*uint32)(p))
+					x[w.rd()] = uint64(*(*uint32)(p))
 					continue
 				}
-				v, ok := h.load(va, 4)
-				if !ok {
-					h.fault(b, pc, i, n)
-					return
-				}
-				x[o.rd] = v
+				goto slow
 			case opSb:
-				va := x[o.rs1] + uint64(int64(o.imm))
+				va := x[w.rs1()] + w.imm()
 				if e := &sp.w[va>>mem.PageShift%tlbSize]; va&^uint64(0xfff) == e.tag {
-					*(*uint8)(unsafe.Add(ram, va+e.delta)) = uint8(x[o.rs2])
+					*(*uint8)(unsafe.Add(ram, va+e.delta)) = uint8(x[w.rs2()])
 					continue
 				}
-				if !h.store(va, 1, x[o.rs2]) {
-					h.fault(b, pc, i, n)
-					return
-				}
+				goto slow
 			case opSh:
-				va := x[o.rs1] + uint64(int64(o.imm))
+				va := x[w.rs1()] + w.imm()
 				if e := &sp.w[va>>mem.PageShift%tlbSize]; va&^uint64(0xffe) == e.tag {
-					*(*uint16)(unsafe.Add(ram, va+e.delta)) = uint16(x[o.rs2])
+					*(*uint16)(unsafe.Add(ram, va+e.delta)) = uint16(x[w.rs2()])
 					continue
 				}
-				if !h.store(va, 2, x[o.rs2]) {
-					h.fault(b, pc, i, n)
-					return
-				}
+				goto slow
 			case opSw:
-				va := x[o.rs1] + uint64(int64(o.imm))
+				va := x[w.rs1()] + w.imm()
 				if e := &sp.w[va>>mem.PageShift%tlbSize]; va&^uint64(0xffc) == e.tag {
-					*(*uint32)(unsafe.Add(ram, va+e.delta)) = uint32(x[o.rs2])
+					*(*uint32)(unsafe.Add(ram, va+e.delta)) = uint32(x[w.rs2()])
 					continue
 				}
-				if !h.store(va, 4, x[o.rs2]) {
-					h.fault(b, pc, i, n)
-					return
-				}
+				goto slow
 			case opSd:
-				va := x[o.rs1] + uint64(int64(o.imm))
+				va := x[w.rs1()] + w.imm()
 				if e := &sp.w[va>>mem.PageShift%tlbSize]; va&^uint64(0xff8) == e.tag {
-					*(*uint64)(unsafe.Add(ram, va+e.delta)) = x[o.rs2]
+					*(*uint64)(unsafe.Add(ram, va+e.delta)) = x[w.rs2()]
 					continue
 				}
-				if !h.store(va, 8, x[o.rs2]) {
-					h.fault(b, pc, i, n)
-					return
-				}
+				goto slow
 			case opFlw:
-				va := x[o.rs1] + uint64(int64(o.imm))
+				va := x[w.rs1()] + w.imm()
 				if e := &sp.r[va>>mem.PageShift%tlbSize]; va&^uint64(0xffc) == e.tag {
-					x[o.rd] = uint64(*(*uint32)(unsafe.Add(ram, va+e.delta))) | nanBox
+					x[w.rd()] = uint64(*(*uint32)(unsafe.Add(ram, va+e.delta))) | nanBox
 					continue
 				}
-				v, ok := h.load(va, 4)
-				if !ok {
-					h.fault(b, pc, i, n)
-					return
-				}
-				x[o.rd] = v | nanBox
+				goto slow
 			case opLdPC:
-				va := pc + uint64(int64(o.imm))
+				va := pc + w.imm()
 				if e := &sp.r[va>>mem.PageShift%tlbSize]; va&^uint64(0xff8) == e.tag {
-					x[o.rd] = *(*uint64)(unsafe.Add(ram, va+e.delta))
+					x[w.rd()] = *(*uint64)(unsafe.Add(ram, va+e.delta))
 					continue
 				}
-				if _, inRAM, ok := h.readOffset(va); !ok || !inRAM || va&7 != 0 {
-					h.replay(b, pc, i, n, 2)
-					return
-				}
-				x[o.rd], _ = h.load(va, 8)
+				goto slow
 			case opLwPC:
-				va := pc + uint64(int64(o.imm))
+				va := pc + w.imm()
 				if e := &sp.r[va>>mem.PageShift%tlbSize]; va&^uint64(0xffc) == e.tag {
-					x[o.rd] = uint64(int64(*(*int32)(unsafe.Add(ram, va+e.delta))))
+					x[w.rd()] = uint64(int64(*(*int32)(unsafe.Add(ram, va+e.delta))))
 					continue
 				}
-				if _, inRAM, ok := h.readOffset(va); !ok || !inRAM || va&3 != 0 {
-					h.replay(b, pc, i, n, 2)
-					return
-				}
-				v, _ := h.load(va, 4)
-				x[o.rd] = uint64(int64(int32(v)))
-			case opAMO:
-				if !h.amo(o) {
-					h.fault(b, pc, i, n)
-					return
-				}
-			case opFence:
-				h.barrier.Add(1)
-			case opFPOn:
-				if h.sstatus&sstatusFS == 0 {
-					h.raise(causeIllegal, uint64(uint32(o.imm)))
-					h.fault(b, pc, i, n)
-					return
-				}
-				h.sstatus |= fsDirty
-			case opFP:
-				if !h.floatOp(uint32(o.imm)) {
-					h.raise(causeIllegal, uint64(uint32(o.imm)))
-					h.fault(b, pc, i, n)
-					return
-				}
+				goto slow
 			case opFsgnjD:
-				x[o.rd] = x[o.rs1]&^signD | x[o.rs2]&signD
+				x[w.rd()] = x[w.rs1()]&^signD | x[w.rs2()]&signD
 
 			case opBeq:
-				if x[o.rs1] == x[o.rs2] {
-					target = int64(o.imm)
+				if x[w.rs1()] == x[w.rs2()] {
+					target = w.imm()
 					goto taken
 				}
 			case opBne:
-				if x[o.rs1] != x[o.rs2] {
-					target = int64(o.imm)
+				if x[w.rs1()] != x[w.rs2()] {
+					target = w.imm()
 					goto taken
 				}
 			case opBlt:
-				if int64(x[o.rs1]) < int64(x[o.rs2]) {
-					target = int64(o.imm)
+				if int64(x[w.rs1()]) < int64(x[w.rs2()]) {
+					target = w.imm()
 					goto taken
 				}
 			case opBge:
-				if int64(x[o.rs1]) >= int64(x[o.rs2]) {
-					target = int64(o.imm)
+				if int64(x[w.rs1()]) >= int64(x[w.rs2()]) {
+					target = w.imm()
 					goto taken
 				}
 			case opBltu:
-				if x[o.rs1] < x[o.rs2] {
-					target = int64(o.imm)
+				if x[w.rs1()] < x[w.rs2()] {
+					target = w.imm()
 					goto taken
 				}
 			case opBgeu:
-				if x[o.rs1] >= x[o.rs2] {
-					target = int64(o.imm)
+				if x[w.rs1()] >= x[w.rs2()] {
+					target = w.imm()
 					goto taken
 				}
 			case opSltBnez:
-				v := b2u(int64(x[o.rs1]) < int64(x[o.rs2]))
-				x[o.rd] = v
+				v := b2u(int64(x[w.rs1()]) < int64(x[w.rs2()]))
+				x[w.rd()] = v
 				if v != 0 {
-					target = int64(o.imm)
+					target = w.imm()
 					goto taken
 				}
 			case opSltBeqz:
-				v := b2u(int64(x[o.rs1]) < int64(x[o.rs2]))
-				x[o.rd] = v
+				v := b2u(int64(x[w.rs1()]) < int64(x[w.rs2()]))
+				x[w.rd()] = v
 				if v == 0 {
-					target = int64(o.imm)
+					target = w.imm()
 					goto taken
 				}
 			case opSltuBnez:
-				v := b2u(x[o.rs1] < x[o.rs2])
-				x[o.rd] = v
+				v := b2u(x[w.rs1()] < x[w.rs2()])
+				x[w.rd()] = v
 				if v != 0 {
-					target = int64(o.imm)
+					target = w.imm()
 					goto taken
 				}
 			case opSltuBeqz:
-				v := b2u(x[o.rs1] < x[o.rs2])
-				x[o.rd] = v
+				v := b2u(x[w.rs1()] < x[w.rs2()])
+				x[w.rd()] = v
 				if v == 0 {
-					target = int64(o.imm)
+					target = w.imm()
 					goto taken
 				}
 			case opAndiBnez:
-				v := x[o.rs1] & uint64(int64(o.imm<<20>>20))
-				x[o.rd] = v
+				v := x[w.rs1()] & w.imm12()
+				x[w.rd()] = v
 				if v != 0 {
-					target = int64(o.imm >> 12)
+					target = w.target()
 					goto taken
 				}
 			case opAndiBeqz:
-				v := x[o.rs1] & uint64(int64(o.imm<<20>>20))
-				x[o.rd] = v
+				v := x[w.rs1()] & w.imm12()
+				x[w.rd()] = v
 				if v == 0 {
-					target = int64(o.imm >> 12)
+					target = w.target()
 					goto taken
 				}
 			case opAddiBne:
-				v := x[o.rs1] + uint64(int64(o.imm<<20>>20))
-				x[o.rd] = v
-				if v != x[o.rs2] {
-					target = int64(o.imm >> 12)
+				v := x[w.rs1()] + w.imm12()
+				x[w.rd()] = v
+				if v != x[w.rs2()] {
+					target = w.target()
 					goto taken
 				}
 			case opAddiBeq:
-				v := x[o.rs1] + uint64(int64(o.imm<<20>>20))
-				x[o.rd] = v
-				if v == x[o.rs2] {
-					target = int64(o.imm >> 12)
+				v := x[w.rs1()] + w.imm12()
+				x[w.rd()] = v
+				if v == x[w.rs2()] {
+					target = w.target()
 					goto taken
 				}
 			case opAddiBltu:
-				v := x[o.rs1] + uint64(int64(o.imm<<20>>20))
-				x[o.rd] = v
-				if v < x[o.rs2] {
-					target = int64(o.imm >> 12)
+				v := x[w.rs1()] + w.imm12()
+				x[w.rd()] = v
+				if v < x[w.rs2()] {
+					target = w.target()
 					goto taken
 				}
 			case opLIBeq:
-				v := uint64(int64(o.imm << 20 >> 20))
-				x[o.rd] = v
-				if x[o.rs1] == v {
-					target = int64(o.imm >> 12)
+				v := w.imm12()
+				x[w.rd()] = v
+				if x[w.rs1()] == v {
+					target = w.target()
 					goto taken
 				}
 			case opLIBne:
-				v := uint64(int64(o.imm << 20 >> 20))
-				x[o.rd] = v
-				if x[o.rs1] != v {
-					target = int64(o.imm >> 12)
+				v := w.imm12()
+				x[w.rd()] = v
+				if x[w.rs1()] != v {
+					target = w.target()
 					goto taken
 				}
 			case opLIBltu:
-				v := uint64(int64(o.imm << 20 >> 20))
-				x[o.rd] = v
-				if v < x[o.rs1] {
-					target = int64(o.imm >> 12)
+				v := w.imm12()
+				x[w.rd()] = v
+				if v < x[w.rs1()] {
+					target = w.target()
 					goto taken
 				}
 			case opLIBgeu:
-				v := uint64(int64(o.imm << 20 >> 20))
-				x[o.rd] = v
-				if v >= x[o.rs1] {
-					target = int64(o.imm >> 12)
+				v := w.imm12()
+				x[w.rd()] = v
+				if v >= x[w.rs1()] {
+					target = w.target()
 					goto taken
 				}
 			case opJ:
-				target = int64(o.imm)
+				target = w.imm()
 				goto taken
 			case opJal:
-				x[o.rd] = pc + uint64(b.size)
-				target = int64(o.imm)
+				x[w.rd()] = pc + uint64(b.size)
+				target = w.imm()
 				goto taken
 			case opCallPC:
-				x[o.rd] = pc + uint64(b.size)
-				target = int64(o.imm)
+				x[w.rd()] = pc + uint64(b.size)
+				target = w.imm()
 				goto taken
 			case opJalr:
-				to := (x[o.rs1] + uint64(int64(o.imm))) &^ 1
-				x[o.rd] = pc + uint64(b.size)
+				to := (x[w.rs1()] + w.imm()) &^ 1
+				x[w.rd()] = pc + uint64(b.size)
 				if e := &sp.jc[to>>1%jcSize]; e.pc == to {
 					b, pc = e.b, to
 					continue run
 				}
-				h.pc = to
-				h.instret += n
+				h.pc, h.instret = to, n
 				return
-			case opSystem:
-				epc := pc + 2*uint64(b.where[i]&255)
-				h.pc = pc + uint64(b.size)
-				h.instret += n
-				budget -= min(n, budget)
-				n = 0
-				switch h.system(uint32(o.imm), epc) {
-				case goOn:
-					sp = h.sp
-				case leave:
-					return
-				case trap:
-					h.trap(epc, h.exc, h.excVal)
-					return
-				}
-			case opFenceI:
-				h.pc = pc + uint64(b.size)
-				h.instret += n
-				h.fenceI()
-				return
-			default: // opIllegal
-				h.raise(causeIllegal, uint64(uint32(o.imm)))
-				h.fault(b, pc, i, n)
-				return
+			default:
+				goto slow
 			}
 		}
 
@@ -567,47 +466,38 @@ run:
 			b = next
 			continue
 		}
-		b = h.chain(b, pc-uint64(b.size), pc, false)
-		if b == nil {
-			h.instret += n
-			h.trap(pc, h.exc, h.excVal)
-			return
-		}
-		continue
+		h.frame.b, h.frame.pc, h.frame.n, h.frame.taken = b, pc-uint64(b.size), n, false
+		goto chain
 
 	taken:
 		if next := b.taken; next != nil {
-			b, pc = next, pc+uint64(target)
+			b, pc = next, pc+target
 			continue
 		}
-		if to := pc + uint64(target); (pc^to)>>mem.PageShift != 0 {
+		if to := pc + target; (pc^to)>>mem.PageShift != 0 {
 			if e := &sp.jc[to>>1%jcSize]; e.pc == to {
 				b, pc = e.b, to
 				continue
 			}
 		}
-		b = h.chain(b, pc, pc+uint64(target), true)
-		pc += uint64(target)
-		if b == nil {
-			h.instret += n
-			h.trap(pc, h.exc, h.excVal)
+		h.frame.b, h.frame.pc, h.frame.n, h.frame.taken = b, pc, n, true
+		pc += target
+
+	chain:
+		if !h.chain(pc) {
 			return
 		}
+		b, pc, n, sp = h.frame.b, h.frame.pc, h.frame.n, h.sp
+		continue
+
+	slow:
+		h.frame.b, h.frame.pc, h.frame.n, h.frame.i = b, pc, n, i
+		if w := ops[i]; w.kind() == opFP && h.floatOp(uint32(w.imm())) {
+		} else if !h.slow(w) {
+			return
+		}
+		b, pc, n, i, sp = h.frame.b, h.frame.pc, h.frame.n, h.frame.i+1, h.sp
+		ops = b.ops
+		goto again
 	}
-}
-
-// fault takes the exception that op i of b raised. n instructions were
-// counted, all of b among them.
-func (h *hart) fault(b *block, pc uint64, i int, n uint64) {
-	w := b.where[i]
-	h.instret += n - uint64(b.n) + uint64(w>>8)
-	h.trap(pc+2*uint64(w&255), h.exc, h.excVal)
-}
-
-// replay runs the count instructions that were fused into op i one by one.
-func (h *hart) replay(b *block, pc uint64, i int, n uint64, count int) {
-	w := b.where[i]
-	h.instret += n - uint64(b.n) + uint64(w>>8)
-	h.pc = pc + 2*uint64(w&255)
-	h.single = count
 }

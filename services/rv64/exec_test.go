@@ -40,7 +40,7 @@ func TestTraps(t *testing.T) {
 		{"LR of nowhere", asm(li(a0, outside), lrd(a1, a0)), 5, outside},
 		{"misaligned atomic", asm(li(a0, dataAt+2), amoaddw(a1, a0, a2)), 6, dataAt + 2},
 		{"misaligned LR", asm(li(a0, dataAt+4), lrd(a1, a0)), 4, dataAt + 4},
-		{"load across the end of memory", asm(li(a0, RAMBase+testMemory-4), ld(a1, a0, 0)), 5, RAMBase + testMemory - 4},
+		{"load across the end of memory", asm(li(a0, RAMBase+testMemory-4), ld(a1, a0, 0)), 5, RAMBase + testMemory},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := newMachine(t, noBus{})
@@ -177,5 +177,19 @@ func TestInstret(t *testing.T) {
 	}
 	if h.x[a3] != 5<<12+7 || uint32(h.x[a4]) != auipc(a4, 0) {
 		t.Errorf("a3 %#x, a4 %#x", h.x[a3], h.x[a4])
+	}
+}
+
+// TestLowestAddresses accesses the first bytes of the address space, whose
+// tags are nearly those of empty TLB entries.
+func TestLowestAddresses(t *testing.T) {
+	for _, insn := range []func(rd, rs1 uint32, imm int32) uint32{lw, ld, lbu, sb, sw, sd} {
+		for at := range int32(32) {
+			m := newMachine(t, noBus{})
+			h := m.run(m.skipTraps(), insn(a0, zero, at))
+			if h.x[s4] != 1 || h.x[s3] != uint64(at) {
+				t.Errorf("%#08x: %d traps at %#x", insn(a0, zero, at), h.x[s4], h.x[s3])
+			}
+		}
 	}
 }

@@ -8,7 +8,16 @@ func (t *translator) fuse(next op) bool {
 	if len(t.ops) == 0 || t.n == 0 {
 		return false
 	}
-	last := &t.ops[len(t.ops)-1]
+	last := t.ops[len(t.ops)-1].unpack()
+	if !last.fuse(next) {
+		return false
+	}
+	t.ops[len(t.ops)-1] = last.pack()
+	return true
+}
+
+// fuse makes last do what next does after it, if there is an op for that.
+func (last *op) fuse(next op) bool {
 	// The second op reads what the first wrote, and writes it, too.
 	through := next.rs1 == last.rd && last.rd != sink && next.rd == last.rd
 	switch {

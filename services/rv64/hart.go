@@ -63,6 +63,7 @@ type hart struct {
 	exc, excVal uint64
 	// single counts the instructions to run one by one, unfused.
 	single int
+	frame  frame
 
 	sstatus    uint64
 	sie        uint64
@@ -177,14 +178,14 @@ func (h *hart) runSlice() {
 		if h.single > 0 {
 			h.single--
 			if b := h.code.single(h, h.pc); b != nil {
-				h.exec(b, 1)
+				h.exec(b, h.instret+1)
 			} else {
 				h.fetchFailed()
 			}
 			continue
 		}
 		if b := h.lookup(h.pc); b != nil {
-			h.exec(b, end-h.instret)
+			h.exec(b, end)
 		} else {
 			h.fetchFailed()
 		}

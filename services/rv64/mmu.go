@@ -43,8 +43,10 @@ const (
 	jcBits  = 10
 	jcSize  = 1 << jcBits
 
-	// tagNone matches no address: tags have their low bits clear.
-	tagNone = 1
+	// tagNone matches no address. The checks of tags leave of an address its
+	// page and the bits below its size, 1 to 8: bit 3 is in between. And no
+	// pc is odd.
+	tagNone = 1<<3 | 1
 )
 
 // tlbEntry maps a page of virtual addresses to RAM: the byte at va lies at

@@ -19,6 +19,29 @@ const (
 	sink   = 255
 )
 
+// A word is an op in 8 bytes: imm, rs2, rs1, rd, kind from the top. The hot
+// loop loads it at once.
+type word uint64
+
+func (o op) pack() word {
+	return word(o.kind) | word(o.rd)<<8 | word(o.rs1)<<16 | word(o.rs2)<<24 | word(uint32(o.imm))<<32
+}
+
+func (w word) unpack() op {
+	return op{kind: w.kind(), rd: w.rd(), rs1: w.rs1(), rs2: w.rs2(), imm: int32(w >> 32)}
+}
+
+func (w word) kind() uint8 { return uint8(w) }
+func (w word) rd() uint8   { return uint8(w >> 8) }
+func (w word) rs1() uint8  { return uint8(w >> 16) }
+func (w word) rs2() uint8  { return uint8(w >> 24) }
+
+// imm is the sign-extended immediate. Where a fused op has two, target is
+// its branch target and imm12 the other one.
+func (w word) imm() uint64    { return uint64(int64(w) >> 32) }
+func (w word) imm12() uint64  { return uint64(int64(w<<20) >> 52) }
+func (w word) target() uint64 { return uint64(int64(w) >> 44) }
+
 // Kinds of ops. The hot loop is one dense switch over them.
 const (
 	opNop uint8 = iota
