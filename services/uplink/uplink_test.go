@@ -8,7 +8,7 @@ import (
 	"net"
 	"path/filepath"
 	"slices"
-	"sync/atomic"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -138,54 +138,59 @@ func TestEarKeepsWhileMutedAndDeliversWhileLive(t *testing.T) {
 func TestAnnouncementsAreRepeatedUntilMuted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begun := time.Now()
-		var muted atomic.Bool
-		var sent []string
+		var mu sync.Mutex
+		muted := false
+		var log []string
 		a := NewAnnouncer(func(f []byte) error {
-			if muted.Load() {
+			mu.Lock()
+			defer mu.Unlock()
+			if muted {
 				return ErrMuted
 			}
-			sent = append(sent, fmt.Sprintf("%s@%d", f, time.Since(begun).Milliseconds()))
+			log = append(log, fmt.Sprintf("%s@%d", f, time.Since(begun).Milliseconds()))
 			return ErrDown // does not stop it
 		})
+		mute := func(m bool) {
+			mu.Lock()
+			defer mu.Unlock()
+			muted = m
+		}
+		// after returns what was sent since the last call, once d has passed.
+		after := func(d time.Duration) []string {
+			time.Sleep(d)
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			sent := log
+			log = nil
+			return sent
+		}
 		a.Announce([][]byte{[]byte("x"), []byte("y")})
-		if !slices.Equal(sent, []string{"x@0", "y@0"}) {
+		if sent := after(0); !slices.Equal(sent, []string{"x@0", "y@0"}) {
 			t.Fatalf("at once: %q", sent)
 		}
-		time.Sleep(500 * time.Millisecond)
-		synctest.Wait()
-		if want := []string{"x@0", "y@0", "x@50", "y@50", "x@150", "y@150", "x@400", "y@400"}; !slices.Equal(sent, want) {
+		want := []string{"x@50", "y@50", "x@150", "y@150", "x@400", "y@400"}
+		if sent := after(500 * time.Millisecond); !slices.Equal(sent, want) {
 			t.Fatalf("got %q, want %q", sent, want)
 		}
-		sent = nil
-		a.Announce([][]byte{[]byte("z")}) // at 500, anew
-		time.Sleep(600 * time.Millisecond)
-		synctest.Wait()
-		if want := []string{"z@500", "z@550", "z@650", "z@900"}; !slices.Equal(sent, want) {
+		a.Announce([][]byte{[]byte("z")}) // anew
+		want = []string{"z@500", "z@550", "z@650", "z@900"}
+		if sent := after(600 * time.Millisecond); !slices.Equal(sent, want) {
 			t.Fatalf("got %q, want %q", sent, want)
 		}
-		sent = nil
-		muted.Store(true)
-		time.Sleep(time.Hour)
-		synctest.Wait()
-		muted.Store(false)
-		time.Sleep(time.Hour)
-		synctest.Wait()
-		if len(sent) != 0 {
+		mute(true)
+		sent := after(time.Hour)
+		mute(false)
+		if sent = append(sent, after(time.Hour)...); len(sent) != 0 {
 			t.Fatalf("muted, but sent %q", sent)
 		}
-
 		a.Announce([][]byte{[]byte("last")})
-		time.Sleep(time.Hour)
-		synctest.Wait()
-		if len(sent) != 1+len(announceAt) {
-			t.Fatalf("sent %d times", len(sent))
+		if sent := after(time.Hour); len(sent) != 1+len(announceAt) {
+			t.Fatalf("sent %q", sent)
 		}
-		sent = nil
 		a.Announce([][]byte{[]byte("stopped")})
 		a.Stop()
-		time.Sleep(time.Hour)
-		synctest.Wait()
-		if len(sent) != 1 {
+		if sent := after(time.Hour); !slices.Equal(sent, []string{"stopped@" + fmt.Sprint(time.Since(begun).Milliseconds()-3_600_000)}) {
 			t.Fatalf("stopped, but sent %q", sent)
 		}
 	})
