@@ -63,18 +63,18 @@ func Dial(ctx context.Context, addr string, term uint64, hello *pb.FeedHello, gu
 	}
 	if err != nil {
 		a.fail(err)
-		_ = conn.Close() // nothing was sent that matters
+		conn.close()
 		return nil, nil, fmt.Errorf("feed to %s: %w", addr, err)
 	}
 	go func() {
 		defer close(a.done)
-		defer func() { _ = conn.Close() }() // the stream is over already
+		defer conn.close()
 		h.OnDown(a.run(s, a.receive))
 	}()
 	return a, welcome, nil
 }
 
-func (a *Active) open(conn *grpc.ClientConn, hello *pb.FeedHello) (grpc.BidiStreamingClient[pb.FromActive, pb.FromStandby], *pb.FeedWelcome, error) {
+func (a *Active) open(conn *connection, hello *pb.FeedHello) (grpc.BidiStreamingClient[pb.FromActive, pb.FromStandby], *pb.FeedWelcome, error) {
 	s, err := pb.NewReplicationClient(conn).Feed(a.ctx)
 	if err != nil {
 		return nil, nil, err

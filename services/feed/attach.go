@@ -170,7 +170,7 @@ func (a *Attach) attach(addr string) (up bool, refusal *pb.Refusal, err error) {
 	if err != nil {
 		return false, nil, fmt.Errorf("attach to %s: %w", addr, err)
 	}
-	defer func() { _ = conn.Close() }() // the stream is over by then
+	defer conn.close()
 	l := newLink[pb.FromReplica, pb.ToReplica](a.ctx, a.cfg, nil)
 	defer l.fail(ErrClosed)
 	var (

@@ -40,11 +40,18 @@ const (
 	maxGuest = uint64(1) << 62
 )
 
-// add takes a ping that arrived at instant at.
-func (c *clock) add(at int64, guest uint64, way int64) {
-	if way < 0 || way > maxWay || guest > maxGuest {
+// add takes a ping that arrived at instant at: pong and ping together were way
+// nanoseconds under way, after the active had held the pong for held.
+func (c *clock) add(at int64, guest uint64, way, held int64) {
+	if way > maxWay || held < 0 || held > maxWay || guest > maxGuest {
 		return
 	}
+	drift := held/maxDrift + 1
+	if way < -drift {
+		return
+	}
+	way = max(way, 0)
+	way += way/maxDrift + drift
 	s := clockSample{at: at, guest: guest, way: way}
 	if low, high, ok := c.bounds(at); ok && (int64(guest) > high || int64(guest)+way < low) {
 		// The active's guest clock was set: what was known is void.

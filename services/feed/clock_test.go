@@ -22,13 +22,12 @@ func TestClockBoundsHold(t *testing.T) {
 			pong, held, ping := delay("pong"), delay("held"), delay("ping")
 			arrives := at + pong + held + ping
 			// held is by the active's clock.
-			c.add(arrives, uint64(guestAt(at+pong+held)), arrives-at-(held+held*ppm/1_000_000))
+			c.add(arrives, uint64(guestAt(at+pong+held)), arrives-at-(held+held*ppm/1_000_000), held)
 			for _, later := range []int64{0, delay("later"), int64(time.Minute)} {
 				low, high, ok := c.bounds(arrives + later)
 				truth := guestAt(arrives + later)
-				const rounding = 100 // ns; held's drift is far below
-				slack := held/5000 + rounding
-				if !ok || truth < low-slack || truth > high+slack {
+				const rounding = 2 // ns
+				if !ok || truth < low-rounding || truth > high+rounding {
 					t.Fatalf("guest time %d not in [%d, %d]", truth, low, high)
 				}
 			}
@@ -39,22 +38,24 @@ func TestClockBoundsHold(t *testing.T) {
 
 func TestClockThatWasSetForgets(t *testing.T) {
 	var c clock
-	c.add(1000, 5_000_000, 10)
-	c.add(2000, 9_000_000_000, 10)
-	if low, high, _ := c.bounds(2000); low != 9_000_000_000 || high != low+10 {
+	c.add(1000, 5_000_000, 10, 0)
+	c.add(2000, 9_000_000_000, 10, 0)
+	if low, high, _ := c.bounds(2000); low != 9_000_000_000 || high != low+11 {
 		t.Errorf("%d to %d", low, high)
 	}
-	c.add(3000, 7, 10)
-	if low, high, _ := c.bounds(3000); low != 7 || high != 17 {
+	c.add(3000, 7, 10, 0)
+	if low, high, _ := c.bounds(3000); low != 7 || high != 18 {
 		t.Errorf("%d to %d", low, high)
 	}
 }
 
 func TestClockDisbelievesNonsense(t *testing.T) {
 	var c clock
-	c.add(1000, math.MaxUint64, 10)
-	c.add(1000, 10, -1)
-	c.add(1000, 10, math.MaxInt64)
+	c.add(1000, math.MaxUint64, 10, 0)
+	c.add(1000, 10, -2, 0)
+	c.add(1000, 10, math.MaxInt64, 0)
+	c.add(1000, 10, 0, -1)
+	c.add(1000, 10, 0, math.MaxInt64)
 	if _, _, ok := c.bounds(1000); ok {
 		t.Error("believed")
 	}

@@ -1,8 +1,11 @@
 package feed
 
 import (
+	"context"
 	"errors"
+	"net"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -45,6 +48,11 @@ type Config struct {
 	Credentials credentials.TransportCredentials
 	// DialOptions are added to those of this package.
 	DialOptions []grpc.DialOption
+
+	// drained is how long the reader of a broken stream must find nothing to
+	// have taken all there was. Default 5 ms: far more than a goroutine needs
+	// to be woken, on a machine that is not overloaded.
+	drained time.Duration
 }
 
 func (c *Config) setDefaults() {
@@ -53,6 +61,7 @@ func (c *Config) setDefaults() {
 	setDefault(&c.DialTimeout, 2*time.Second)
 	setDefault(&c.PingInterval, 50*time.Millisecond)
 	setDefault(&c.SilentAfter, 400*time.Millisecond)
+	setDefault(&c.drained, 5*time.Millisecond)
 	if c.Credentials == nil {
 		c.Credentials = insecure.NewCredentials()
 	}
@@ -72,28 +81,70 @@ const (
 	ioBuffer     = 128 << 10
 )
 
+// connection is a gRPC connection that can be closed at once. By itself gRPC
+// waits seconds for a peer that does not read to take its farewell.
+type connection struct {
+	*grpc.ClientConn
+	mu     sync.Mutex
+	raw    []net.Conn
+	closed bool
+}
+
 // dial returns a connection that is not opened yet.
-func (c *Config) dial(addr string) (*grpc.ClientConn, error) {
-	if !strings.Contains(addr, ":///") && !strings.HasPrefix(addr, "unix:") {
+func (c *Config) dial(addr string) (*connection, error) {
+	if !strings.Contains(addr, ":///") {
 		// The dialler resolves names itself, afresh each time.
 		addr = "passthrough:///" + addr
 	}
+	conn := &connection{}
 	opts := []grpc.DialOption{
 		grpc.WithTransportCredentials(c.Credentials),
+		grpc.WithContextDialer(conn.open),
 		grpc.WithInitialWindowSize(streamWindow),
 		grpc.WithInitialConnWindowSize(connWindow),
 		grpc.WithReadBufferSize(ioBuffer),
 		grpc.WithWriteBufferSize(ioBuffer),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)),
-		grpc.WithConnectParams(grpc.ConnectParams{
-			// A connection is tried once; who wants another makes another.
-			Backoff: backoff.DefaultConfig, MinConnectTimeout: c.DialTimeout,
-		}),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: c.DialTimeout}),
 		grpc.WithDisableRetry(),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithNoProxy(),
 	}
-	return grpc.NewClient(addr, append(opts, c.DialOptions...)...)
+	cc, err := grpc.NewClient(addr, append(opts, c.DialOptions...)...)
+	if err != nil {
+		return nil, err
+	}
+	conn.ClientConn = cc
+	return conn, nil
+}
+
+// open is the dialler of a connection.
+func (c *connection) open(ctx context.Context, addr string) (net.Conn, error) {
+	var d net.Dialer
+	raw, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		_ = raw.Close() // never used
+		return nil, ErrClosed
+	}
+	c.raw = append(c.raw, raw)
+	return raw, nil
+}
+
+// close ends the connection whatever the peer does. Nothing on it matters any
+// more.
+func (c *connection) close() {
+	c.mu.Lock()
+	c.closed = true
+	for _, raw := range c.raw {
+		_ = raw.Close()
+	}
+	c.mu.Unlock()
+	_ = c.ClientConn.Close()
 }
 
 // ServerOptions returns the options of a grpc.Server that serves replicas.

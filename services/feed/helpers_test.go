@@ -1,9 +1,7 @@
 package feed
 
 import (
-	"context"
 	"errors"
-	"io"
 	"net"
 	"runtime"
 	"strings"
@@ -20,9 +18,10 @@ import (
 // patience bounds what must happen; only a failing test waits so long.
 const patience = 10 * time.Second
 
-// testConfig is quick to find a peer silent.
+// testConfig pings often. A machine that is busy with other tests must not
+// make a peer look silent.
 func testConfig() Config {
-	return Config{PingInterval: 10 * time.Millisecond, SilentAfter: 300 * time.Millisecond, SendTimeout: 100 * time.Millisecond}
+	return Config{PingInterval: 10 * time.Millisecond, SilentAfter: patience, SendTimeout: 100 * time.Millisecond}
 }
 
 // noLeaks fails the test if goroutines of this package or of gRPC are left
@@ -111,6 +110,7 @@ type standbyServer struct {
 	refuse atomic.Pointer[error]
 	gate   chan struct{}
 	grpc   *grpc.Server
+	read   atomic.Int64 // bytes that came in
 }
 
 func serve(t *testing.T, cfg Config) *standbyServer {
@@ -120,8 +120,38 @@ func serve(t *testing.T, cfg Config) *standbyServer {
 		t.Fatal(err)
 	}
 	s := &standbyServer{ends: make(chan *standbyEnd, 100), addr: ln.Addr().String()}
-	s.serve(t, ln, cfg)
+	s.serve(t, countingListener{ln, &s.read}, cfg)
 	return s
+}
+
+// hold lets the standby's owner take no message until release is called.
+func (s *standbyServer) hold(t *testing.T) (release func()) {
+	s.gate = make(chan struct{})
+	release = sync.OnceFunc(func() { close(s.gate) })
+	t.Cleanup(release)
+	return release
+}
+
+// countingListener counts the bytes that its connections have read.
+type countingListener struct {
+	net.Listener
+	read *atomic.Int64
+}
+
+func (l countingListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	return countingConn{c, l.read}, err
+}
+
+type countingConn struct {
+	net.Conn
+	read *atomic.Int64
+}
+
+func (c countingConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.read.Add(int64(n))
+	return n, err
 }
 
 func (s *standbyServer) serve(t *testing.T, ln net.Listener, cfg Config) {
@@ -284,8 +314,3 @@ func expectEnd(t *testing.T, down <-chan error, done <-chan struct{}, want error
 	default:
 	}
 }
-
-var (
-	_ io.Writer = io.Discard
-	_ context.Context
-)

@@ -43,17 +43,14 @@ func lingering(ctx context.Context) (broken context.Context, release func()) {
 	return ctx, func() {}
 }
 
-// drained is how long the reader of a broken stream must find nothing to have
-// taken all there was: far more than a goroutine needs to be woken.
-const drained = 2 * time.Millisecond
-
 // drain waits until the reader has taken what the broken stream still holds,
 // or the link ends, or Config.SilentAfter is over.
 func (l *link[S, R]) drain() {
-	tick := time.NewTicker(drained / 4)
+	tick := time.NewTicker(l.cfg.drained / 4)
 	defer tick.Stop()
-	for deadline := now() + int64(l.cfg.SilentAfter); now() < deadline; {
-		if w := l.waiting.Load(); w != 0 && now()-w >= int64(drained) {
+	begin := now()
+	for now()-begin < int64(l.cfg.SilentAfter) {
+		if w := l.waiting.Load(); w != 0 && now()-max(w, begin) >= int64(l.cfg.drained) {
 			return
 		}
 		select {

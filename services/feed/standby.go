@@ -117,8 +117,8 @@ func (s *Standby) receive(m *pb.FromActive) error {
 	case *pb.FromActive_Ping:
 		s.mu.Lock()
 		s.sequence = b.Ping.GetSequence()
-		if b.Ping.GetPongStampNs() > 0 && b.Ping.GetHeldNs() >= 0 {
-			s.clock.add(at, b.Ping.GetGuestNs(), at-b.Ping.GetPongStampNs()-b.Ping.GetHeldNs())
+		if stamp, held := b.Ping.GetPongStampNs(), b.Ping.GetHeldNs(); stamp > 0 {
+			s.clock.add(at, b.Ping.GetGuestNs(), at-stamp-held, held)
 		}
 		s.mu.Unlock()
 		s.dueBeat()
