@@ -181,6 +181,9 @@ func walkCases(t *pageTables) []mmuCase {
 		user("call from U", stubCall, 0),
 		user("U loads what is S's", stubLoad, stubPage),
 		user("U fetches what is S's", stubFetch, stubPage),
+		// Misaligned in page 0, where empty entries of a cache may seem to match.
+		user("U loads from address 1", stubLoad, 1),
+		user("U stores to address 1", stubStore, 1),
 	)
 }
 
@@ -206,5 +209,7 @@ func bareCases() []mmuCase {
 			}
 		}
 	}
+	// Not the load: QEMU's stval is not the access's address.
+	cases = append(cases, mmuCase{name: "bare U store to address 1", stub: stubStore, va: 1})
 	return append(cases, mmuCase{name: "bare call from U", stub: stubCall})
 }
