@@ -140,7 +140,9 @@ func (a *arbiter) run(ctx context.Context) error {
 	case <-ctx.Done():
 		a.log.Info("stopping: giving the VMs up")
 	case err = <-failed:
-		err = fmt.Errorf("serve: %w", err)
+		if err != nil {
+			err = fmt.Errorf("serve: %w", err)
+		}
 	case <-etcdFailed:
 		err = fmt.Errorf("embedded etcd: %w", a.member.Err())
 	}

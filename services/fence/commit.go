@@ -50,7 +50,9 @@ func (c Cause) String() string {
 	return "unknown cause"
 }
 
-// ConflictError says why a commit was refused, and what holds instead.
+// ConflictError says why a commit was refused, and what holds instead. Where
+// several conditions fail, the cause is that of the owner, then of the record,
+// then of the replicas in their order.
 type ConflictError struct {
 	Cause Cause
 	// ReplicaID is set with ReplicaGone and ReplicaAlive.
@@ -102,7 +104,7 @@ func (s *Store) commit(ctx context.Context, owner clientv3.Cmp, new *pb.Record, 
 	}
 	// Each compare is evaluated in a transaction of its own within the Else
 	// branch, too, so that a refusal names the one that failed.
-	cmps := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(recordKey(vm)), "=", expect), owner}
+	cmps := []clientv3.Cmp{owner, clientv3.Compare(clientv3.ModRevision(recordKey(vm)), "=", expect)}
 	for _, c := range conds {
 		if err := CheckName("replica", c.ReplicaID); err != nil {
 			return 0, err
@@ -163,9 +165,9 @@ func explained(rs []*etcdpb.ResponseOp, conds []Condition) (*ConflictError, erro
 		}
 		switch i {
 		case 0:
-			e.Cause = RecordChanged
-		case 1:
 			e.Cause = NotOwner
+		case 1:
+			e.Cause = RecordChanged
 		default:
 			c := conds[i-2]
 			e.ReplicaID = c.ReplicaID

@@ -61,34 +61,47 @@ func New(cfg Config) *Server {
 	s := &Server{Server: g, health: health.NewServer(), ready: cfg.Ready}
 	pb.RegisterArbiterServer(g, &arbiter{cfg: cfg})
 	pb.RegisterAdminServer(g, &admin{cfg: cfg})
-	healthpb.RegisterHealthServer(g, s.health)
+	healthpb.RegisterHealthServer(g, &freshHealth{HealthServer: s.health, refresh: s.refreshHealth})
 	reflection.Register(g)
-	s.setHealth(healthpb.HealthCheckResponse_NOT_SERVING)
+	s.refreshHealth()
 	return s
 }
 
-func (s *Server) setHealth(status healthpb.HealthCheckResponse_ServingStatus) {
+// freshHealth looks at the state before it answers.
+type freshHealth struct {
+	healthpb.HealthServer
+	refresh func()
+}
+
+// Check implements healthpb.HealthServer.
+func (f *freshHealth) Check(ctx context.Context, r *healthpb.HealthCheckRequest) (*healthpb.HealthCheckResponse, error) {
+	f.refresh()
+	return f.HealthServer.Check(ctx, r)
+}
+
+func (s *Server) refreshHealth() {
+	status := healthpb.HealthCheckResponse_NOT_SERVING
+	if s.ready() {
+		status = healthpb.HealthCheckResponse_SERVING
+	}
 	s.health.SetServingStatus("", status)
 	s.health.SetServingStatus(pb.Arbiter_ServiceDesc.ServiceName, status)
 	// Admin answers whether or not the arbiter can own VMs.
 	s.health.SetServingStatus(pb.Admin_ServiceDesc.ServiceName, healthpb.HealthCheckResponse_SERVING)
 }
 
-// WatchHealth keeps the health service up to date until the context ends.
+// WatchHealth tells the health service's watchers of changes until the context
+// ends.
 func (s *Server) WatchHealth(ctx context.Context) {
 	ticker := time.NewTicker(200 * time.Millisecond)
 	defer ticker.Stop()
 	for {
-		if s.ready() {
-			s.setHealth(healthpb.HealthCheckResponse_SERVING)
-		} else {
-			s.setHealth(healthpb.HealthCheckResponse_NOT_SERVING)
-		}
 		select {
 		case <-ctx.Done():
 			s.health.Shutdown()
 			return
 		case <-ticker.C:
+			s.refreshHealth()
 		}
 	}
 }

@@ -120,7 +120,7 @@ func (r *Registry) Attach(ctx context.Context, first *pb.FromReplica) (*Stream, 
 	r.mu.Lock()
 	if r.stopping {
 		r.mu.Unlock()
-		return nil, refuse(pb.Refusal_ACTION_RETRY, "the arbiter is stopping")
+		return nil, refuse(pb.Refusal_ACTION_RETRY, whyStopping)
 	}
 	v := r.vms[name]
 	switch {

@@ -29,6 +29,8 @@ const (
 	// replicas wait here before they are told to try elsewhere.
 	ownRetry   = 200 * time.Millisecond
 	ownTimeout = 5 * time.Second
+
+	whyStopping = "the arbiter is stopping"
 )
 
 // task is one thing for a VM's goroutine to do.
@@ -67,8 +69,9 @@ type vm struct {
 	toDisown       fence.Claim
 	waiting        time.Time // when the wait for the ownership began
 	nextTry        time.Time
-	ownProblem     string // last one logged
-	stopping       bool
+	// ownProblem is why the VM could not be owned, ownLogged the one logged.
+	ownProblem, ownLogged string
+	stopping              bool
 }
 
 func newVM(r *Registry, name string) *vm {
@@ -181,7 +184,7 @@ func (v *vm) run() {
 		case <-stop:
 			stop = nil
 			v.stopping = true
-			v.endStreams(refuse(pb.Refusal_ACTION_RETRY, "the arbiter is stopping"))
+			v.endStreams(refuse(pb.Refusal_ACTION_RETRY, whyStopping))
 			v.giveUp, v.disown = true, true
 		}
 		v.flush()
@@ -358,11 +361,15 @@ func (v *vm) end() {
 	v.reg.mu.Unlock()
 	close(v.done)
 	// What attached in the last moment is told to come again.
+	why := ErrGone.Error()
+	if v.stopping {
+		why = whyStopping
+	}
 	for {
 		select {
 		case t := <-v.inbox:
 			if t.stream != nil {
-				t.stream.end(refuse(pb.Refusal_ACTION_RETRY, "%v", ErrGone), true)
+				t.stream.end(refuse(pb.Refusal_ACTION_RETRY, "%s", why), true)
 			}
 		default:
 			if v.claim.Lease != 0 { // after a panic
@@ -424,12 +431,12 @@ func (v *vm) callEtcd() {
 	if now.Before(v.nextTry) {
 		return
 	}
-	v.nextTry = now.Add(ownRetry)
 	g := v.reg.cfg.Lease.Grant()
-	if !g.Valid(fence.Now()) {
+	if !g.Valid(fence.Now()) { // looked at again with each tick
 		v.owning(errors.New("the arbiter has no valid etcd lease"))
 		return
 	}
+	v.nextTry = now.Add(ownRetry)
 	self := v.reg.cfg.Self
 	self.Lease = g.ID
 	v.call(fence.DefaultTimeout, func(ctx context.Context) func() {
@@ -473,16 +480,17 @@ func (v *vm) owned(claim fence.Claim, view fence.View, err error) {
 		v.toDisown = claim
 		return
 	}
-	v.claim, v.ownProblem, v.waiting = claim, "", time.Time{}
+	v.claim, v.ownProblem, v.ownLogged, v.waiting = claim, "", "", time.Time{}
 	v.step(session.Owned{Record: view.Record, Revision: view.Revision})
 	v.checkLease() // the lease may have ended meanwhile
 	v.flush()
 }
 
-// owning notes why the VM is not owned yet.
+// owning notes why the VM is not owned yet. What lasts is logged, once.
 func (v *vm) owning(err error) {
-	if p := err.Error(); p != v.ownProblem {
-		v.ownProblem = p
+	v.ownProblem = err.Error()
+	if v.ownProblem != v.ownLogged && time.Since(v.waiting) > ownTimeout/10 {
+		v.ownLogged = v.ownProblem
 		v.log.Warn("cannot own the VM yet; trying again", "error", err)
 	}
 }
@@ -535,7 +543,7 @@ func (v *vm) committed(claim fence.Claim, revision int64, err error) {
 	failed := session.CommitFailed{Cause: session.Unavailable}
 	var conflict *fence.ConflictError
 	if errors.As(err, &conflict) {
-		failed.Record, failed.Revision = conflict.Record, conflict.Revision
+		failed.Record, failed.Revision, failed.ReplicaID = conflict.Record, conflict.Revision, conflict.ReplicaID
 		switch conflict.Cause {
 		case fence.NotOwner:
 			v.disowned("another arbiter may own it")
