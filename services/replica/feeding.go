@@ -61,7 +61,7 @@ func (h *host) DialFeed(standby *pb.ReplicaRef) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	f := &feeding{life: (*life)(h), term: h.core.Term(), to: standby, ctx: ctx, cancel: cancel, wake: make(chan struct{}, 1)}
 	h.feeding = f
-	go f.open()
+	h.busy.Go(f.open)
 }
 
 func (h *host) CloseFeed() {
@@ -256,7 +256,7 @@ func (h *host) CopyLive() {
 		return
 	}
 	began := time.Now()
-	go func() {
+	h.busy.Go(func() {
 		err := f.sender.Live(f.ctx, &pb.CheckpointBegin{Epoch: 1, Reason: pb.Reason_REASON_NEW_STANDBY, Live: true})
 		f.post(func(l *life) {
 			if err != nil {
@@ -266,7 +266,7 @@ func (h *host) CopyLive() {
 			l.log.Info("first copy converged", "took", time.Since(began).Round(time.Millisecond))
 			l.core.CopyConverged(fence.Now())
 		})
-	}()
+	})
 }
 
 func (h *host) SendCheckpoint(ck *role.Checkpoint) {

@@ -51,6 +51,7 @@ func (l *life) accept(s *feed.Standby, term uint64, hello *pb.FeedHello) (feed.S
 		f, err := l.follow(s, hello.GetMachine())
 		if err == nil {
 			l.following = f
+			l.busy.Go(func() { <-s.Done() }) // its goroutine writes the machine's memory
 			l.core.FeedUp(fence.Now())
 		}
 		answers <- answer{f, err}
@@ -107,14 +108,20 @@ func (f *following) failed(err error) {
 	f.post(func(l *life) { l.core.SyncFailed(fence.Now(), pb.Reason_REASON_LOST_FEED, err) })
 }
 
-// put sends a message of the loop to the active.
+// put sends a message of the loop to the active, and never waits: the way back
+// carries little, so that a full queue is a peer that hangs.
 func (f *following) put(m *pb.FromStandby) {
-	// The way back carries little: a queue that is full is a peer that hangs,
-	// which the feed notices by itself.
-	if err := f.standby.Send(f.ctx, m); err != nil {
-		f.life.log.Debug("message to the active dropped", "error", err)
+	if err := f.standby.Send(hurry, m); err != nil {
+		f.standby.Close(fmt.Errorf("answer the active: %w", err))
 	}
 }
+
+// hurry is a context that is done: what needs to wait fails.
+var hurry = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
 
 // OnMessage takes the feed's messages in order, in the feed's goroutine.
 func (f *following) OnMessage(m *pb.FromActive) {

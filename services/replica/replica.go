@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -42,6 +43,7 @@ type life struct {
 
 	uplink     uplink.Uplink
 	announcer  *uplink.Announcer
+	emitter    *emitter
 	etcd       *clientv3.Client
 	lease      *fence.Lease
 	attach     *feed.Attach
@@ -49,6 +51,8 @@ type life struct {
 	worker     *worker
 	feeding    *feeding   // the active's end of the feed
 	following  *following // the standby's end of the feed
+	// busy counts the goroutines that use the machine's memory.
+	busy sync.WaitGroup
 
 	ended  chan struct{} // closed when result is set
 	result error
@@ -83,6 +87,7 @@ func (l *life) run(ctx context.Context) error {
 	l.uplink = up
 	l.uplink.Mute(true)
 	l.announcer = uplink.NewAnnouncer(l.announce)
+	l.emitter = newEmitter(up, func() bool { return l.lease.Valid(fence.Now()) }, l.log)
 	if err := l.connect(ctx); err != nil {
 		return err
 	}
@@ -164,6 +169,7 @@ func (l *life) close() {
 	}
 	(*host)(l).CloseFeed()
 	l.box.close()
+	l.busy.Wait() // each ends with its feed
 	if l.lease != nil {
 		if err := l.lease.Close(ctx); err != nil {
 			l.log.Debug("lease not revoked; it ends by itself", "error", err)
@@ -175,6 +181,7 @@ func (l *life) close() {
 	l.worker.close()
 	if l.announcer != nil {
 		l.announcer.Stop()
+		l.emitter.close()
 	}
 	if l.uplink != nil {
 		if err := l.uplink.Close(); err != nil {
@@ -239,15 +246,7 @@ func (h *host) ToActive(m *pb.FromStandby) {
 }
 
 func (h *host) Emit(frame []byte, leased bool) {
-	// The lease is checked again at the last moment: this process may have been
-	// stopped since the Core looked.
-	if leased && !h.lease.Valid(fence.Now()) {
-		h.log.Warn("output dropped: the lease ran out just now")
-		return
-	}
-	if err := h.uplink.Send(frame); err != nil {
-		h.log.Debug("output not sent", "error", err)
-	}
+	h.emitter.emit(frame, leased)
 }
 
 func (h *host) Room() bool { return h.worker.room() }
