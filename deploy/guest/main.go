@@ -7,15 +7,16 @@ import (
 	"embed"
 	"encoding/hex"
 	"errors"
-	"flag"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strings"
-	"syscall"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/understudy-ft/understudy/services/cli"
 )
 
 // sources is part of the stamp: a changed builder rebuilds.
@@ -24,63 +25,57 @@ import (
 var sources embed.FS
 
 type options struct {
-	arch    arch
-	out     string
-	cache   string
-	mirror  string
-	suite   string
-	keyring string
-	refresh bool
+	archName string
+	out      string
+	cache    string
+	mirror   string
+	suite    string
+	keyring  string
+	refresh  bool
+
+	arch arch // set by complete
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	o, err := parse(os.Args[1:])
-	if errors.Is(err, flag.ErrHelp) {
-		return
-	}
-	if err == nil {
-		err = build(ctx, o)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "guest:", err)
-		os.Exit(1)
-	}
+	var o options
+	cli.Main(command(&o), func(ctx context.Context, _ hclog.Logger) error {
+		if err := o.complete(); err != nil {
+			return fmt.Errorf("%w (%w)", err, cli.ErrUsage)
+		}
+		return build(ctx, o)
+	})
 }
 
-func parse(args []string) (options, error) {
-	f := flag.NewFlagSet("guest", flag.ContinueOnError)
-	name := f.String("arch", "rv64", "guest architecture: rv64 or amd64")
-	var o options
-	f.StringVar(&o.out, "out", "", "output directory (default build/guest/ARCH)")
-	f.StringVar(&o.cache, "cache", "build/cache", "directory that keeps indexes and packages")
-	f.StringVar(&o.mirror, "mirror", "", "root of the Debian archive (default: that of this machine's apt sources)")
-	f.StringVar(&o.suite, "suite", "trixie", "Debian suite")
-	f.StringVar(&o.keyring, "keyring", "/usr/share/keyrings/debian-archive-keyring.gpg", "keys that may sign the suite")
-	f.BoolVar(&o.refresh, "refresh", false, "look for newer packages even if nothing changed here")
-	if err := f.Parse(args); err != nil {
-		return o, err
-	}
-	if f.NArg() > 0 {
-		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
-	}
-	var err error
-	if o.arch, err = findArch(*name); err != nil {
-		return o, err
+func command(o *options) *cli.Command {
+	c := cli.New("guest", "builds the demo guest's kernel and initrd from Debian packages")
+	c.Examples = []string{"guest --arch rv64 --out build/guest/rv64"}
+	c.StringVar(&o.archName, "arch", "rv64", "guest `ARCHITECTURE`: rv64 or amd64")
+	c.StringVar(&o.out, "out", "", "output `DIRECTORY` (default build/guest/ARCHITECTURE)")
+	c.StringVar(&o.cache, "cache", "build/cache", "`DIRECTORY` that keeps indexes and packages")
+	c.StringVar(&o.mirror, "mirror", "", "`URL` of the Debian archive's root (default: that of this machine's apt sources)")
+	c.StringVar(&o.suite, "suite", "trixie", "Debian `SUITE`")
+	c.StringVar(&o.keyring, "keyring", "/usr/share/keyrings/debian-archive-keyring.gpg", "`FILE` with the keys that may sign the suite")
+	c.BoolVar(&o.refresh, "refresh", false, "look for newer packages even if nothing changed here")
+	return c
+}
+
+// complete checks the options and fills in what depends on others.
+func (o *options) complete() (err error) {
+	if o.arch, err = findArch(o.archName); err != nil {
+		return err
 	}
 	if o.out == "" {
 		o.out = filepath.Join("build/guest", o.arch.name)
 	}
 	if strings.Trim(o.suite, "abcdefghijklmnopqrstuvwxyz-") != "" || o.suite == "" {
-		return o, fmt.Errorf("suite %q is not a suite's name", o.suite)
+		return fmt.Errorf("suite %q is not a suite's name", o.suite)
 	}
 	for _, dir := range []*string{&o.cache, &o.out, &o.keyring} {
 		if *dir, err = filepath.Abs(*dir); err != nil {
-			return o, fmt.Errorf("finding the working directory: %w", err)
+			return fmt.Errorf("finding the working directory: %w", err)
 		}
 	}
-	return o, nil
+	return nil
 }
 
 func progress(format string, args ...any) {
