@@ -184,7 +184,8 @@ func (c *crew) run(n int, f func(w *worker, lo, hi int) error) error {
 				return
 			}
 			if err := f(w, lo, min(hi, n)); err != nil {
-				failed.CompareAndSwap(nil, &err)
+				first := err
+				failed.CompareAndSwap(nil, &first)
 			}
 		}
 	}

@@ -38,8 +38,11 @@ func next(script []byte, m proto.Message) (rest []byte, ok bool) {
 func FuzzReceiverHandle(f *testing.F) {
 	for _, precopy := range []bool{false, true} {
 		p := synced(f, 40, 10, SenderConfig{Compress: precopy, Nonce: func() uint64 { return 5 }}, ReceiverConfig{})
-		p.active.garbage(1)
-		p.standby.garbage(2)
+		p.active.writePage(3, 1, 1)
+		p.active.writePage(4, 1, 1)
+		p.active.writeBlock(5, 1)
+		p.standby.writePage(4, 2, 1)
+		p.standby.writeBlock(6, 2)
 		var ms []proto.Message
 		p.tamper = func(m *pb.FromActive) (messages, error) {
 			ms = append(ms, proto.Clone(m))
@@ -49,7 +52,7 @@ func FuzzReceiverHandle(f *testing.F) {
 			if err := p.sender.Precopy(f.Context(), p.begin()); err != nil {
 				f.Fatal(err)
 			}
-			p.active.garbage(3)
+			p.active.writePage(4, 3, 1)
 		}
 		p.mustFinal()
 		f.Add(script(f, ms))

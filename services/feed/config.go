@@ -42,7 +42,8 @@ type Config struct {
 	DialTimeout time.Duration
 	// PingInterval is how often each end of a feed says something. Default 50 ms.
 	PingInterval time.Duration
-	// SilentAfter is after how long a silent peer is lost. Default 400 ms.
+	// SilentAfter is after how long a silent peer is lost, to within a
+	// PingInterval. Default 400 ms.
 	SilentAfter time.Duration
 	// Credentials secure the connection; nil: plain text.
 	Credentials credentials.TransportCredentials

@@ -289,17 +289,26 @@ func (l *link[S, R]) read(s stream[S, R], receive func(*R) error) {
 	}
 }
 
-// watch ends the link when the peer is silent, and asks for beats.
+// watch ends the link when the peer is silent, and asks for beats. It counts
+// silence in its own ticks: when this process did not run for a while, what the
+// peer said meanwhile is still to be read.
 func (l *link[S, R]) watch() {
-	tick := time.NewTicker(min(l.cfg.PingInterval, l.cfg.SilentAfter/4))
+	period := min(l.cfg.PingInterval, l.cfg.SilentAfter/4)
+	tick := time.NewTicker(period)
 	defer tick.Stop()
+	var (
+		since  int64
+		silent time.Duration
+	)
 	for {
 		select {
 		case <-l.ctx.Done():
 			return
 		case <-tick.C:
 		}
-		if w := l.waiting.Load(); w != 0 && now()-w > int64(l.cfg.SilentAfter) {
+		if w := l.waiting.Load(); w == 0 || w != since {
+			since, silent = w, 0
+		} else if silent += period; silent >= l.cfg.SilentAfter {
 			l.fail(fmt.Errorf("%w for %v", ErrSilent, l.cfg.SilentAfter))
 			return
 		}
