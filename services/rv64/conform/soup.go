@@ -79,7 +79,8 @@ func soupPayload(name string, s source, list []uint32, whole bool) (*Payload, er
 	a.li(t0, statusFS)
 	a.i(csrs(csrSstatus, t0))
 	a.li(t0, soupSlot)
-	a.i(csrw(csrSepc, t0), csrw(csrFcsr, zero), csrw(csrSscratch, s4))
+	a.i(csrw(csrSepc, t0), csrw(csrSscratch, s4))
+	a.i(andi(t0, s2, 7), slli(t0, t0, 5), csrw(csrFcsr, t0)) // valid and invalid modes of frm
 	a.i(sd(s0, s4, 8*soupWords), sd(s1, s4, 8*soupWords+8), sd(s2, s4, 8*soupWords+16), sd(s3, s4, 8*soupWords+24))
 	a.la(t6, registers)
 	for r := range 32 {
