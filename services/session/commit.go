@@ -15,8 +15,6 @@ type proposal struct {
 	conds  []LeaseKey
 	event  pb.EventType
 	detail string
-	// epoch is the first epoch of PROTECTED.
-	epoch  uint64
 	tokens []Token
 	// inFlight: the Commit is not answered yet. Otherwise its outcome is not
 	// known, and some commit has to be tried again.
@@ -67,7 +65,7 @@ func (c *Core) settle(p *proposal, revision int64) {
 	if p.record.GetMode() == pb.Mode_MODE_PROTECTED {
 		c.forgive(p.record.GetStandby().GetId())
 		c.pair.fromSync, c.pair.early = true, early
-		c.beginEpoch(p.epoch)
+		c.beginEpoch(1)
 	} else {
 		stats = nil
 	}
@@ -188,6 +186,9 @@ func (c *Core) assign(r *replica) {
 		return
 	}
 	r.term, r.mode = c.record.GetTerm(), c.record.GetMode()
+	if c.alone() {
+		r.epoch = 0 // they count anew
+	}
 	c.send(r, &pb.ToReplica{Body: &pb.ToReplica_Assignment{Assignment: &pb.Assignment{
 		Record: proto.CloneOf(c.record), Revision: c.revision, LeaseId: r.lease, Policy: proto.CloneOf(c.cfg.Policy),
 	}}})

@@ -9,8 +9,10 @@ import (
 
 // synchronization is a first copy (SYNCING) or what has become of the feed.
 type synchronization struct {
-	// staged is the epoch that the standby is known to have staged whole.
-	staged   uint64
+	// staged: the standby has said that it has epoch 1 whole.
+	staged bool
+	// resumed: a member has attached since it began.
+	resumed  bool
 	deadline time.Time
 	stats    *pb.SyncStats
 	// failed: the feed broke or a step took too long; told by the standby at
@@ -69,21 +71,22 @@ func (c *Core) decideSyncing(a, s *replica) *proposal {
 	switch {
 	case a == nil:
 		return c.boot()
+	case c.sync.failed:
+		return c.solo(a, c.sync.reason, "the first copy failed: "+c.sync.detail)
 	case s == nil:
 		if c.waiting() && !c.lostCopy(c.record.GetStandby().GetId()) {
 			return nil
 		}
 		return c.solo(a, pb.Reason_REASON_LOST_REPLICA, "the standby was lost during its first copy")
-	case c.sync.failed:
-		return c.solo(a, c.sync.reason, "the first copy failed: "+c.sync.detail)
-	case c.sync.staged > 0:
+	case c.sync.staged:
 		return &proposal{
 			record: c.next(pb.Mode_MODE_PROTECTED, a.ref, s.ref, pb.Reason_REASON_NEW_STANDBY),
 			conds:  []LeaseKey{holds(a), holds(s)},
 			event:  pb.EventType_EVENT_TYPE_PROTECTED,
 			detail: fmt.Sprintf("%s is protected by %s", a.id(), s.id()),
-			epoch:  c.sync.staged,
 		}
+	case c.sync.resumed:
+		return c.solo(a, pb.Reason_REASON_ARBITER_CHANGED, "a replica lost the arbiter during the first copy")
 	case !c.now.Before(c.sync.deadline):
 		return c.solo(a, pb.Reason_REASON_LAGGING, fmt.Sprintf("the first copy took longer than %v", c.cfg.FirstCopyMax))
 	case a.term < c.record.GetTerm() || s.term < c.record.GetTerm() || c.leases[a.id()] != 0 && c.leases[a.id()] != a.lease:

@@ -11,7 +11,7 @@ import (
 
 // pair is the state of two copies whose outputs are compared, in one term.
 type pair struct {
-	// epoch is the newest that the standby is known to have staged.
+	// epoch is the newest that the standby is known to have staged whole.
 	epoch   uint64
 	began   time.Time
 	matcher *match.Core
@@ -38,6 +38,7 @@ type resync struct {
 	detail   string
 	deadline time.Time
 	tokens   []Token
+	stats    *pb.SyncStats
 }
 
 type event struct {
@@ -313,53 +314,59 @@ func (c *Core) beginResync() {
 	c.report(pb.EventType_EVENT_TYPE_RESYNC_STARTED, r.reason, r.detail, nil)
 }
 
-// epochStarted takes a replica's word that an epoch is staged at the standby:
-// the active says so only after the standby did.
+// epochStarted takes a replica's word that it is in an epoch.
 func (c *Core) epochStarted(r *replica, m *pb.EpochStarted) {
-	e := m.GetEpoch()
-	switch c.record.GetMode() {
-	case pb.Mode_MODE_SYNCING:
-		if e != 1 {
-			break
-		}
-		c.sync.staged, r.epoch = e, e
-		if r == c.active() {
-			c.sync.stats = m.GetStats()
-			c.addStats(m.GetStats())
-		}
-		return
-	case pb.Mode_MODE_PROTECTED:
-		if e > numberMax {
-			break
-		}
-		r.epoch = e
-		if e > c.nextEpoch() {
-			break
-		}
-		if e > c.pair.epoch {
-			c.beginEpoch(e)
-		}
-		if r == c.active() {
-			c.resyncDone(e, m)
-		}
+	mode := c.record.GetMode()
+	if mode != pb.Mode_MODE_SYNCING && mode != pb.Mode_MODE_PROTECTED || m.GetEpoch() > numberMax {
+		c.counters.Stale++
 		return
 	}
-	c.counters.Stale++
+	if r == c.active() {
+		c.tookTime(m)
+	}
+	c.seen(r, m.GetEpoch())
 }
 
-// resyncDone follows the active's word that it is in the epoch.
-func (c *Core) resyncDone(epoch uint64, m *pb.EpochStarted) {
+// tookTime takes what the active says that a synchronization took.
+func (c *Core) tookTime(m *pb.EpochStarted) {
 	c.addStats(m.GetStats())
-	if epoch != c.pair.epoch || c.pair.fromSync && epoch == 1 {
-		return // the end of the first copy
+	switch p := &c.pair; {
+	case c.record.GetMode() == pb.Mode_MODE_SYNCING:
+		c.sync.stats = m.GetStats()
+	case p.resync != nil && m.GetEpoch() >= p.resync.epoch:
+		p.resync.stats = m.GetStats()
+	case p.resync == nil && !(p.fromSync && m.GetEpoch() == 1):
+		// One that ended while no stream was up.
+		c.report(pb.EventType_EVENT_TYPE_RESYNC_DONE, m.GetReason(), "", m.GetStats())
 	}
-	reason := m.GetReason()
-	if r := c.pair.resync; r != nil && r.epoch <= epoch {
-		reason = r.reason
-		c.pair.resync = nil
+}
+
+// seen notes the epoch in which a member says that it is. An epoch counts from
+// the standby's word on, which it gives once it has staged the whole of it.
+func (c *Core) seen(r *replica, epoch uint64) {
+	r.epoch = max(r.epoch, epoch)
+	if r == c.standby() {
+		switch c.record.GetMode() {
+		case pb.Mode_MODE_SYNCING:
+			c.sync.staged = c.sync.staged || epoch == 1
+		case pb.Mode_MODE_PROTECTED:
+			if epoch > c.pair.epoch && epoch <= c.nextEpoch() {
+				c.beginEpoch(epoch)
+			}
+		}
+	}
+	c.endResync()
+}
+
+// endResync ends a resynchronization that both have finished.
+func (c *Core) endResync() {
+	p := &c.pair
+	a := c.active()
+	if r := p.resync; r != nil && a != nil && p.epoch >= r.epoch && a.epoch >= r.epoch {
+		p.resync = nil
 		c.replyAll(r.tokens, nil)
+		c.report(pb.EventType_EVENT_TYPE_RESYNC_DONE, r.reason, "", r.stats)
 	}
-	c.report(pb.EventType_EVENT_TYPE_RESYNC_DONE, reason, "", m.GetStats())
 }
 
 func (c *Core) syncFailed(r *replica, m *pb.SyncFailed) {

@@ -134,10 +134,13 @@ func (c *Core) attach(in Attached) {
 // admit holds a replica's Hello against the record.
 func (c *Core) admit(r *replica) {
 	rec := c.record
-	// A standby in the midst of its first copy calls itself a spare.
-	if r.role == pb.Role_ROLE_SPARE && r.mode == pb.Mode_MODE_SYNCING && r.term == rec.GetTerm() &&
-		rec.GetMode() == pb.Mode_MODE_SYNCING && r.id() == rec.GetStandby().GetId() {
-		r.role = pb.Role_ROLE_STANDBY
+	if r.role == pb.Role_ROLE_SPARE && r.mode == pb.Mode_MODE_SYNCING {
+		// It may still be receiving a first copy, which may have failed unheard.
+		if rec.GetMode() == pb.Mode_MODE_SYNCING && r.id() == rec.GetStandby().GetId() {
+			c.fail(nil, pb.Reason_REASON_ARBITER_CHANGED, r.id()+" lost the arbiter")
+		}
+		c.refuse(r, pb.Refusal_ACTION_DISCARD, "its first copy did not end under this arbiter")
+		return
 	}
 	if r.hasCopy() && rec != nil {
 		switch {
@@ -157,8 +160,10 @@ func (c *Core) admit(r *replica) {
 	c.reunite()
 	switch rec.GetMode() {
 	case pb.Mode_MODE_SYNCING:
+		// Word that the copy has failed may have gone to nobody.
+		c.sync.resumed = true
 		if r.mode == pb.Mode_MODE_SYNCING && r.term == rec.GetTerm() {
-			c.sync.staged = max(c.sync.staged, r.epoch)
+			c.seen(r, r.epoch)
 		}
 	case pb.Mode_MODE_PROTECTED:
 		// What was reported on the old stream may be lost: nothing is compared
@@ -316,8 +321,8 @@ func (c *Core) heartbeat(r *replica, h *pb.Heartbeat, current bool) {
 	if id := h.GetLeaseId(); id != 0 {
 		r.lease = id
 	}
-	if current {
-		r.epoch = h.GetEpoch()
+	if current && h.GetEpoch() <= numberMax {
+		c.seen(r, h.GetEpoch()) // its word may have gone to another arbiter
 		c.progress(r, h)
 	}
 }

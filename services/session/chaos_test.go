@@ -1,0 +1,746 @@
+package session
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
+)
+
+// TestChaos runs small clusters of toy replicas, an arbiter's Core and an etcd
+// from seeds. Replicas die, lose streams and leases, diverge and reboot; Commits
+// get lost; arbiters crash. All along it checks what must hold (DESIGN section
+// 3): one history of outputs, whoever emits them. Then the faults stop, and the
+// VM must become protected and serve again. CHAOS_SEED runs one seed alone.
+func TestChaos(t *testing.T) {
+	first, n := uint64(1), uint64(100)
+	if testing.Short() {
+		n = 20
+	}
+	if s := os.Getenv("CHAOS_SEED"); s != "" {
+		v, err := strconv.ParseUint(s, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, n = v, 1
+	}
+	if s := os.Getenv("CHAOS_SEEDS"); s != "" {
+		v, err := strconv.ParseUint(s, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n = v
+	}
+	var total tally
+	for seed := first; seed < first+n; seed++ {
+		w := newCluster(seed)
+		w.run()
+		if w.err != nil {
+			if n == 1 {
+				for _, l := range w.trace {
+					t.Log(l)
+				}
+			}
+			t.Fatalf("seed %d: %v", seed, w.err)
+		}
+		total.add(w.tally)
+	}
+	t.Logf("%d seeds: %+v", n, total)
+	if n >= 100 && (total.failovers == 0 || total.resyncs == 0 || total.boots <= int(n) || total.unanswered == 0 || total.owners == 0) {
+		t.Errorf("some faults never happened: %+v", total)
+	}
+}
+
+type tally struct {
+	failovers, resyncs, boots, protected, emitted, unanswered, owners int
+}
+
+func (a *tally) add(b tally) {
+	a.failovers += b.failovers
+	a.resyncs += b.resyncs
+	a.boots += b.boots
+	a.protected += b.protected
+	a.emitted += b.emitted
+	a.unanswered += b.unanswered
+	a.owners += b.owners
+}
+
+// toy is a replica: its guest's state is the list of all outputs that it has
+// ever made.
+type toy struct {
+	id    string
+	n     int
+	dead  bool
+	role  pb.Role
+	mode  pb.Mode
+	term  uint64
+	epoch uint64
+	lease int64
+	// granted is the lease that the assignment was made under; the replica is
+	// mute in SOLO under any other.
+	granted int64
+	muted   bool // its own clock says that the lease may have run out
+
+	conn     Conn
+	attachAt time.Time
+	beatAt   time.Time
+
+	life    int // number of the boot that the copy goes back to
+	state   []uint64
+	emitted int
+	base    int // length of the state at the start of the epoch
+	// reported outputs of the epoch; held are those of the epoch so far.
+	reported int
+	inbox    []uint64
+	paused   bool
+	holding  bool // outputs after the pause of the first copy wait for the record
+
+	peer    string
+	syncTo  uint64 // epoch of the synchronization under way; 0: none
+	stageAt time.Time
+	seeAt   time.Time // when the active sees that it is staged
+}
+
+type letter struct {
+	up   *pb.FromReplica
+	down *pb.ToReplica
+	end  *Close
+}
+
+type pipe struct {
+	r        *toy
+	up, down []letter
+}
+
+type cluster struct {
+	rng   *rand.Rand
+	now   time.Time
+	core  *Core
+	conns Conn
+	pipes map[Conn]*pipe
+	// streams are the open ones in the order of their opening.
+	streams []Conn
+	toys    []*toy
+	token   Token
+	open    map[Token]bool
+
+	record   *pb.Record
+	revision int64
+	keys     map[string]int64
+	leases   int64
+	commit   *Commit
+	commitAt time.Time
+
+	faults bool
+	life   int
+	log    []uint64 // what the outside has seen of this life
+	next   uint64
+	err    error
+	trace  []string
+	tally  tally
+}
+
+func newCluster(seed uint64) *cluster {
+	w := &cluster{rng: rand.New(rand.NewPCG(seed, 7)), now: time.Unix(1_800_000_000, 0), pipes: map[Conn]*pipe{},
+		open: map[Token]bool{}, keys: map[string]int64{}, faults: true}
+	w.arbiter()
+	w.spawn(pb.Role_ROLE_CANDIDATE)
+	w.spawn(pb.Role_ROLE_SPARE)
+	if w.chance(50) {
+		w.spawn(pb.Role_ROLE_SPARE)
+	}
+	return w
+}
+
+func (w *cluster) chance(percent int) bool { return w.rng.IntN(100) < percent }
+
+func (w *cluster) fail(format string, args ...any) {
+	if w.err == nil {
+		w.err = fmt.Errorf(format, args...)
+		w.say("VIOLATION %v", w.err)
+	}
+}
+
+func (w *cluster) say(format string, args ...any) {
+	w.trace = append(w.trace, w.now.Format("05.000 ")+fmt.Sprintf(format, args...))
+}
+
+func (w *cluster) after(msMax int) time.Time {
+	return w.now.Add(time.Duration(w.rng.IntN(msMax)+1) * time.Millisecond)
+}
+
+// arbiter starts a Core that owns the VM, after any earlier one has crashed.
+func (w *cluster) arbiter() {
+	for _, c := range append([]Conn(nil), w.streams...) {
+		w.cut(c)
+	}
+	w.commit, w.open = nil, map[Token]bool{}
+	w.core = New(Config{VM: "vm"})
+	w.step(Owned{Record: w.record, Revision: w.revision})
+}
+
+func (w *cluster) spawn(role pb.Role) {
+	n := len(w.toys) + 1
+	r := &toy{id: fmt.Sprintf("r-%d", n), n: n, role: role}
+	w.toys = append(w.toys, r)
+	w.grant(r)
+	w.say("%s starts as %v", r.id, role)
+}
+
+func (w *cluster) grant(r *toy) {
+	w.leases++
+	r.lease, r.muted = 1000+w.leases, false
+	w.keys[r.id] = r.lease
+}
+
+func (w *cluster) byID(id string) *toy {
+	for _, r := range w.toys {
+		if r.id == id && !r.dead {
+			return r
+		}
+	}
+	return nil
+}
+
+func (w *cluster) step(in Input) {
+	if _, tick := in.(Tick); !tick {
+		if rc, ok := in.(Received); !ok || rc.Msg.GetHeartbeat() == nil {
+			w.say("> %T %+v", in, in)
+		}
+	}
+	for _, e := range w.core.Step(w.now, in) {
+		w.effect(e)
+	}
+}
+
+func (w *cluster) effect(e Effect) {
+	switch e := e.(type) {
+	case Send:
+		p := w.pipes[e.Conn]
+		if p == nil {
+			w.fail("message to stream %d, which is not open", e.Conn)
+			return
+		}
+		if e.Msg.GetHeartbeat() == nil {
+			w.say("< %s %v", p.r.id, e.Msg)
+		}
+		if e.Msg.GetRelease() != nil && (w.record.GetMode() != pb.Mode_MODE_PROTECTED && w.commit == nil && w.record.GetTerm() == e.Msg.GetTerm() ||
+			e.Msg.GetTerm() > w.record.GetTerm() || p.r.id != w.activeOf(e.Msg.GetTerm())) {
+			w.fail("release %v to %s under the record %v", e.Msg, p.r.id, w.record)
+		}
+		if a := e.Msg.GetAssignment(); a != nil && a.GetRecord().GetTerm() > w.record.GetTerm() {
+			w.fail("assignment %v, etcd holds %v", a, w.record)
+		}
+		p.down = append(p.down, letter{down: e.Msg})
+	case Close:
+		p := w.pipes[e.Conn]
+		if p == nil {
+			w.fail("closes stream %d, which is not open", e.Conn)
+			return
+		}
+		w.say("< %s close %v", p.r.id, e.Refusal)
+		p.down = append(p.down, letter{end: &e})
+	case Commit:
+		w.say("< %v", e)
+		if w.commit != nil {
+			w.fail("two commits at once: %v and %v", *w.commit, e)
+		}
+		if e.Record.GetTerm() <= w.core.record.GetTerm() {
+			w.fail("commit of term %d after term %d", e.Record.GetTerm(), w.core.record.GetTerm())
+		}
+		w.commit, w.commitAt = &e, w.after(20)
+	case Reply:
+		if !w.open[e.Token] {
+			w.fail("reply to %d, which is not open", e.Token)
+		}
+		delete(w.open, e.Token)
+	case Report:
+		w.say("< event %v %s", e.Event.GetType(), e.Event.GetDetail())
+		switch e.Event.GetType() {
+		case pb.EventType_EVENT_TYPE_FAILOVER:
+			w.tally.failovers++
+		case pb.EventType_EVENT_TYPE_RESYNC_DONE:
+			w.tally.resyncs++
+		case pb.EventType_EVENT_TYPE_PROTECTED:
+			w.tally.protected++
+		}
+	}
+}
+
+// activeOf is the active of the present record if it has that term.
+func (w *cluster) activeOf(term uint64) string {
+	if w.record.GetTerm() == term {
+		return w.record.GetActive().GetId()
+	}
+	return w.core.record.GetActive().GetId() // a commit whose answer is not here yet
+}
+
+// transact answers the Commit under way as etcd does.
+func (w *cluster) transact() {
+	c := w.commit
+	w.commit = nil
+	lost := w.faults && w.chance(10)
+	if lost {
+		w.tally.unanswered++
+	}
+	if lost && w.chance(50) {
+		w.step(CommitFailed{Cause: Unavailable})
+		return
+	}
+	fail := CommitFailed{Record: proto.CloneOf(w.record), Revision: w.revision}
+	switch {
+	case c.Expected != w.revision:
+		fail.Cause = Conflict
+	default:
+		for _, k := range c.Conditions {
+			if lease, ok := w.keys[k.ReplicaID]; k.Absent && ok || !k.Absent && lease != k.LeaseID {
+				fail.Cause, fail.ReplicaID = Condition, k.ReplicaID
+			}
+		}
+	}
+	if fail.Cause == 0 {
+		if c.Record.GetTerm() <= w.record.GetTerm() {
+			w.fail("term %d after term %d in etcd", c.Record.GetTerm(), w.record.GetTerm())
+		}
+		w.revision++
+		w.record = proto.CloneOf(c.Record)
+	}
+	switch {
+	case lost:
+		w.step(CommitFailed{Cause: Unavailable})
+	case fail.Cause != 0:
+		w.step(fail)
+	default:
+		w.step(Committed{Revision: w.revision})
+	}
+}
+
+func (w *cluster) cut(c Conn) {
+	p := w.pipes[c]
+	if p == nil {
+		return
+	}
+	delete(w.pipes, c)
+	for i := range w.streams {
+		if w.streams[i] == c {
+			w.streams = append(w.streams[:i], w.streams[i+1:]...)
+			break
+		}
+	}
+	if p.r.conn == c {
+		p.r.conn, p.r.attachAt = 0, w.after(200)
+	}
+}
+
+// breakStream ends a stream from outside: what is on its way is lost.
+func (w *cluster) breakStream(c Conn) {
+	w.cut(c)
+	w.step(Detached{Conn: c, Why: "broken"})
+}
+
+func (w *cluster) tell(r *toy, m *pb.FromReplica) {
+	if p := w.pipes[r.conn]; p != nil {
+		m.Term = r.term
+		p.up = append(p.up, letter{up: m})
+	}
+}
+
+func (w *cluster) attach(r *toy) {
+	w.conns++
+	r.conn = w.conns
+	w.pipes[r.conn] = &pipe{r: r}
+	w.streams = append(w.streams, r.conn)
+	role := r.role
+	if role == pb.Role_ROLE_STANDBY && r.epoch == 0 {
+		role = pb.Role_ROLE_SPARE
+	}
+	w.step(Attached{Conn: r.conn, Term: r.term, Hello: &pb.Hello{Protocol: ProtocolVersion, Vm: "vm", Replica: &pb.ReplicaRef{Id: r.id},
+		Role: role, Mode: r.mode, Epoch: r.epoch, LeaseId: r.lease}})
+}
+
+func (w *cluster) discard(r *toy) {
+	id, n, lease, muted := r.id, r.n, r.lease, r.muted
+	*r = toy{id: id, n: n, lease: lease, muted: muted, role: pb.Role_ROLE_SPARE, attachAt: w.after(100)}
+}
+
+// die kills a replica; its lease runs out later.
+func (w *cluster) die(r *toy) {
+	if r.dead {
+		return
+	}
+	w.say("%s dies", r.id)
+	r.dead = true
+	if c := r.conn; c != 0 {
+		if w.chance(70) {
+			w.breakStream(c)
+		} // else it is just silent
+	}
+}
+
+// deliver takes one letter of a stream in either direction.
+func (w *cluster) deliver(c Conn) {
+	p := w.pipes[c]
+	if p == nil {
+		return
+	}
+	if len(p.up) > 0 && w.chance(80) {
+		l := p.up[0]
+		p.up = p.up[1:]
+		w.step(Received{Conn: c, Msg: l.up})
+	}
+	if p = w.pipes[c]; p != nil && len(p.down) > 0 && w.chance(80) {
+		l := p.down[0]
+		p.down = p.down[1:]
+		if l.end != nil {
+			w.cut(c)
+		}
+		if !p.r.dead && (p.r.conn == c || l.end != nil) {
+			w.take(p.r, l)
+		}
+	}
+}
+
+// take is a replica's answer to the arbiter.
+func (w *cluster) take(r *toy, l letter) {
+	if l.end != nil {
+		switch l.end.Refusal.GetAction() {
+		case pb.Refusal_ACTION_EXIT:
+			w.die(r)
+		case pb.Refusal_ACTION_DISCARD:
+			if r.role != pb.Role_ROLE_CANDIDATE {
+				w.discard(r)
+			}
+		}
+		return
+	}
+	switch b := l.down.GetBody().(type) {
+	case *pb.ToReplica_Assignment:
+		w.assigned(r, b.Assignment)
+	case *pb.ToReplica_Release:
+		if r.term != l.down.GetTerm() || r.mode != pb.Mode_MODE_PROTECTED || b.Release.GetEpoch() != r.epoch || r.role != pb.Role_ROLE_ACTIVE {
+			return
+		}
+		for _, o := range b.Release.GetOutputs() {
+			w.emit(r, r.base+int(o.GetId())-1)
+		}
+	case *pb.ToReplica_Resync:
+		if r.term == l.down.GetTerm() && r.mode == pb.Mode_MODE_PROTECTED && r.role == pb.Role_ROLE_ACTIVE && r.syncTo == 0 && b.Resync.GetEpoch() > r.epoch {
+			r.syncTo, r.stageAt, r.paused = b.Resync.GetEpoch(), w.after(150), true
+		}
+	}
+}
+
+func (w *cluster) assigned(r *toy, a *pb.Assignment) {
+	rec := a.GetRecord()
+	if rec.GetTerm() < r.term {
+		return
+	}
+	if rec.GetMode() == pb.Mode_MODE_ENDED {
+		w.die(r)
+		return
+	}
+	active := rec.GetActive().GetId() == r.id
+	if !active && rec.GetStandby().GetId() != r.id {
+		w.discard(r)
+		return
+	}
+	if a.GetLeaseId() != r.lease {
+		w.breakStream(r.conn)
+		return
+	}
+	r.granted = r.lease
+	if rec.GetTerm() == r.term && rec.GetMode() == r.mode {
+		return
+	}
+	was := r.role
+	r.term, r.mode = rec.GetTerm(), rec.GetMode()
+	switch {
+	case active && was == pb.Role_ROLE_CANDIDATE:
+		if r.mode != pb.Mode_MODE_SOLO {
+			w.fail("%s told to boot in mode %v", r.id, r.mode)
+		}
+		w.life++
+		w.tally.boots++
+		r.role, r.life, w.log = pb.Role_ROLE_ACTIVE, w.life, nil
+	case active && was == pb.Role_ROLE_SPARE, active && was == pb.Role_ROLE_STANDBY && r.epoch == 0:
+		w.fail("%s made active without a copy", r.id)
+	case active && was == pb.Role_ROLE_STANDBY:
+		r.role, r.epoch, r.peer = pb.Role_ROLE_ACTIVE, 0, ""
+		for len(r.inbox) > 0 {
+			w.work(r)
+		}
+	case active && r.mode == pb.Mode_MODE_SOLO:
+		r.epoch, r.peer, r.syncTo, r.seeAt, r.paused, r.holding = 0, "", 0, time.Time{}, false, false
+	case active && r.mode == pb.Mode_MODE_SYNCING:
+		r.epoch, r.peer, r.syncTo, r.stageAt, r.seeAt = 0, rec.GetStandby().GetId(), 1, w.after(400), time.Time{}
+		r.paused, r.holding = false, false
+	case active:
+		if r.epoch == 0 && r.syncTo == 0 || r.peer != rec.GetStandby().GetId() {
+			w.syncFailed(r)
+			return
+		}
+		r.holding = false
+		if r.epoch != 0 {
+			w.emitUpTo(r, r.base)
+		}
+	case r.mode == pb.Mode_MODE_SYNCING:
+		if r.epoch != 0 || was == pb.Role_ROLE_ACTIVE || was == pb.Role_ROLE_CANDIDATE {
+			w.fail("%s with a copy told to take a first one", r.id)
+		}
+		r.role, r.peer = pb.Role_ROLE_STANDBY, rec.GetActive().GetId()
+	case r.mode == pb.Mode_MODE_PROTECTED && r.epoch == 0:
+		w.fail("%s made standby without a copy", r.id)
+	}
+}
+
+func (w *cluster) syncFailed(r *toy) {
+	r.syncTo, r.stageAt, r.seeAt, r.paused = 0, time.Time{}, time.Time{}, false
+	w.tell(r, &pb.FromReplica{Body: &pb.FromReplica_SyncFailed{SyncFailed: &pb.SyncFailed{Reason: pb.Reason_REASON_LOST_FEED, Detail: "toy"}}})
+}
+
+// emit lets output i of the replica's history leave.
+func (w *cluster) emit(r *toy, i int) {
+	if i >= len(r.state) {
+		w.fail("%s released output %d of %d", r.id, i, len(r.state))
+		return
+	}
+	v := r.state[i]
+	switch {
+	case r.life != w.life:
+		w.fail("%s emits %d of life %d, the VM is in life %d", r.id, v, r.life, w.life)
+	case i < len(w.log) && w.log[i] != v:
+		w.fail("%s emits %d as output %d, the outside has seen %d", r.id, v, i, w.log[i])
+	case i > len(w.log):
+		w.fail("%s emits output %d, the outside has seen %d", r.id, i, len(w.log))
+	case i == len(w.log):
+		w.log = append(w.log, v)
+		w.tally.emitted++
+	}
+	r.emitted = max(r.emitted, i+1)
+}
+
+func (w *cluster) emitUpTo(r *toy, n int) {
+	for r.emitted < n {
+		w.emit(r, r.emitted)
+	}
+}
+
+// work gives the guest one input: it makes one output.
+func (w *cluster) work(r *toy) {
+	v := r.inbox[0]
+	r.inbox = r.inbox[1:]
+	if w.faults && w.chance(3) || !w.faults && w.rng.IntN(1000) == 0 {
+		v |= uint64(r.n) << 40 // the copies diverge here
+	}
+	r.state = append(r.state, v)
+}
+
+// live lets a replica do what it does by itself.
+func (w *cluster) live(r *toy) {
+	if r.conn == 0 && !w.now.Before(r.attachAt) {
+		w.attach(r)
+	}
+	if r.conn != 0 && !w.now.Before(r.beatAt) {
+		r.beatAt = w.now.Add(50 * time.Millisecond)
+		idle := uint64(0)
+		if len(r.inbox) == 0 && w.chance(10) {
+			idle = 300_000
+		}
+		w.tell(r, &pb.FromReplica{Body: &pb.FromReplica_Heartbeat{Heartbeat: &pb.Heartbeat{Epoch: r.epoch, IdleUs: idle, LeaseId: r.lease}}})
+	}
+	running := !r.paused && r.life != 0
+	if r.role == pb.Role_ROLE_ACTIVE && running && w.chance(20) {
+		w.next++
+		r.inbox = append(r.inbox, w.next)
+		// From the pause of the first copy on, inputs go to the standby, too.
+		if s := w.byID(r.peer); s != nil && s.role == pb.Role_ROLE_STANDBY && s.peer == r.id && s.epoch != 0 && r.epoch != 0 {
+			s.inbox = append(s.inbox, w.next)
+		}
+		w.work(r)
+	}
+	if r.role == pb.Role_ROLE_STANDBY && running && len(r.inbox) > 0 && w.chance(60) {
+		w.work(r)
+	}
+	if r.role == pb.Role_ROLE_ACTIVE && (r.mode == pb.Mode_MODE_SOLO || r.mode == pb.Mode_MODE_SYNCING && !r.holding) && !r.muted && r.granted == r.lease {
+		w.emitUpTo(r, len(r.state))
+	}
+	if r.mode == pb.Mode_MODE_PROTECTED && r.epoch != 0 && r.conn != 0 {
+		w.reportOutputs(r)
+	}
+	w.synchronize(r)
+}
+
+func (w *cluster) reportOutputs(r *toy) {
+	m := &pb.Outputs{Epoch: r.epoch}
+	for i := r.base + r.reported; i < len(r.state); i++ {
+		d := make([]byte, 16)
+		binary.LittleEndian.PutUint64(d, r.state[i])
+		d[15] = 1
+		r.reported++
+		m.Outputs = append(m.Outputs, &pb.Output{Id: uint64(r.reported), Kind: pb.OutputKind_OUTPUT_KIND_DATAGRAM, Flow: 1, End: uint64(r.reported), Digest: d})
+	}
+	if len(m.Outputs) > 0 {
+		w.tell(r, &pb.FromReplica{Body: &pb.FromReplica_Outputs{Outputs: m}})
+	}
+}
+
+// synchronize moves the active's copy to the standby.
+func (w *cluster) synchronize(r *toy) {
+	if r.role != pb.Role_ROLE_ACTIVE || r.syncTo == 0 {
+		return
+	}
+	s := w.byID(r.peer)
+	switch {
+	case !r.stageAt.IsZero() && !w.now.Before(r.stageAt):
+		if s == nil || s.role != pb.Role_ROLE_STANDBY || s.peer != r.id || r.syncTo == 1 && (s.term != r.term || s.epoch != 0) || w.faults && w.chance(5) {
+			w.syncFailed(r)
+			return
+		}
+		r.stageAt, r.seeAt, r.paused, r.holding = time.Time{}, w.after(60), true, r.syncTo == 1
+		s.state, s.life, s.emitted = append([]uint64(nil), r.state...), r.life, 0
+		s.inbox, s.epoch, s.base, s.reported = nil, r.syncTo, len(r.state), 0
+		w.say("%s staged epoch %d of %s", s.id, s.epoch, r.id)
+		w.tell(s, started(s.epoch))
+	case !r.seeAt.IsZero() && !w.now.Before(r.seeAt):
+		r.seeAt, r.paused = time.Time{}, false
+		r.epoch, r.base, r.reported, r.syncTo = r.syncTo, len(r.state), 0, 0
+		if r.mode == pb.Mode_MODE_PROTECTED {
+			w.emitUpTo(r, r.base)
+		}
+		w.tell(r, started(r.epoch))
+	}
+}
+
+func started(epoch uint64) *pb.FromReplica {
+	return &pb.FromReplica{Body: &pb.FromReplica_EpochStarted{EpochStarted: &pb.EpochStarted{Epoch: epoch, Stats: &pb.SyncStats{PauseUs: 1000}}}}
+}
+
+// disturb makes something go wrong.
+func (w *cluster) disturb() {
+	r := w.toys[w.rng.IntN(len(w.toys))]
+	switch w.rng.IntN(60) {
+	case 0:
+		w.die(r)
+	case 1, 2, 3:
+		if r.conn != 0 && !r.dead {
+			w.breakStream(r.conn)
+		}
+	case 12, 13: // it cannot reach the arbiter for a while
+		if r.conn != 0 && !r.dead {
+			w.breakStream(r.conn)
+			r.attachAt = w.after(4000)
+		}
+	case 4:
+		if len(w.toys) < 12 {
+			w.spawn(pb.Role_ROLE_SPARE)
+		}
+	case 5:
+		if len(w.toys) < 12 {
+			w.spawn(pb.Role_ROLE_CANDIDATE)
+		}
+	case 6:
+		if !r.dead { // its keep-alives get lost for a while
+			w.say("%s loses its lease", r.id)
+			r.muted = true
+			delete(w.keys, r.id)
+		}
+	case 7:
+		w.tally.owners++
+		if w.commit != nil && w.chance(50) {
+			w.transact() // it happens, and nobody hears the answer
+		}
+		w.arbiter()
+	case 8:
+		w.order(FailOver{Token: w.token + 1})
+	case 9:
+		w.order(ResyncNow{Token: w.token + 1})
+	case 10:
+		w.order(Drop{Token: w.token + 1, ReplicaID: r.id})
+	case 11:
+		if c := r.conn; c != 0 && !r.dead { // old news from another stream
+			w.step(Received{Conn: c, Msg: &pb.FromReplica{Term: uint64(w.rng.IntN(9)), Body: started(uint64(w.rng.IntN(4))).Body}})
+		}
+	}
+}
+
+func (w *cluster) order(in Input) {
+	w.token++
+	w.open[w.token] = true
+	w.step(in)
+}
+
+func (w *cluster) turn() {
+	w.now = w.now.Add(10 * time.Millisecond)
+	for _, c := range append([]Conn(nil), w.streams...) {
+		w.deliver(c)
+	}
+	for _, r := range w.toys {
+		if !r.dead {
+			w.live(r)
+			if r.muted && w.chance(2) {
+				w.grant(r)
+			}
+		} else if w.chance(2) {
+			delete(w.keys, r.id) // the lease has run out
+		}
+	}
+	if w.commit != nil && !w.now.Before(w.commitAt) {
+		w.transact()
+	}
+	w.step(Tick{})
+}
+
+func (w *cluster) run() {
+	for range 3000 {
+		if w.turn(); w.err != nil {
+			return
+		}
+		if w.chance(25) {
+			w.disturb()
+		}
+	}
+	// The faults end, and there are enough replicas.
+	w.faults = false
+	w.say("HEAL")
+	w.spawn(pb.Role_ROLE_SPARE)
+	w.spawn(pb.Role_ROLE_SPARE)
+	w.spawn(pb.Role_ROLE_CANDIDATE)
+	before, since := 0, 0
+	for i := range 4000 {
+		if w.turn(); w.err != nil {
+			return
+		}
+		// An operator starts the VM again if all its copies were lost.
+		if i%300 == 299 && w.lost() {
+			w.spawn(pb.Role_ROLE_CANDIDATE)
+		}
+		if i == 3000 {
+			before, since = len(w.log), w.life
+		}
+	}
+	switch {
+	case w.core.record.GetMode() != pb.Mode_MODE_PROTECTED:
+		w.fail("not protected in the end: %s", w.core.Status().GetSummary())
+	case w.life != since || len(w.log) < before+50:
+		w.fail("the outside has seen %d outputs, %d in the last seconds", len(w.log), len(w.log)-before)
+	case len(w.open) > 0:
+		w.fail("%d orders were never answered", len(w.open))
+	}
+}
+
+// lost tells whether nobody has a copy of the guest, and nobody offers one.
+func (w *cluster) lost() bool {
+	for _, r := range w.toys {
+		if !r.dead && (r.role == pb.Role_ROLE_CANDIDATE || r.role == pb.Role_ROLE_ACTIVE || r.role == pb.Role_ROLE_STANDBY && r.epoch != 0) {
+			return false
+		}
+	}
+	return true
+}
