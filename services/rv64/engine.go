@@ -93,7 +93,11 @@ func New(c Config) (*Engine, error) {
 		}
 	})
 	for i := range c.Harts {
-		h := newHart(e, i)
+		s, err := newSleeper()
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("rv64: hart %d: %w", i, err), e.freeHarts())
+		}
+		h := newHart(e, i, s)
 		h.attn.Store(attnHold)
 		e.harts = append(e.harts, h)
 	}
@@ -165,8 +169,11 @@ func (e *Engine) park(stop *vmm.Stop) bool {
 	for !e.closed && (e.holds > 0 || e.stopped) {
 		e.changed.Wait()
 	}
+	if e.closed {
+		return false
+	}
 	e.running++
-	return !e.closed
+	return true
 }
 
 // Resume lets the harts run.
@@ -272,6 +279,10 @@ func (e *Engine) Idle() time.Duration {
 // Close ends the harts' goroutines. Memory is the caller's.
 func (e *Engine) Close() error {
 	e.mu.Lock()
+	if e.closed {
+		e.mu.Unlock()
+		return nil
+	}
 	e.closed = true
 	e.holds++
 	for _, h := range e.harts {
@@ -280,7 +291,15 @@ func (e *Engine) Close() error {
 	e.changed.Broadcast()
 	e.mu.Unlock()
 	e.alive.Wait()
-	return nil
+	return e.freeHarts()
+}
+
+func (e *Engine) freeHarts() error {
+	var errs []error
+	for _, h := range e.harts {
+		errs = append(errs, h.sleeper.close())
+	}
+	return errors.Join(errs...)
 }
 
 // busRead and busWrite are the harts' accesses outside of memory.

@@ -49,9 +49,9 @@ type hart struct {
 	// remote collects the fences that other harts asked for.
 	remote atomic.Uint32
 	hsm    atomic.Uint32
-	// sleeping is set while the goroutine may be blocked on wake.
+	// sleeping is set while the goroutine may be asleep.
 	sleeping  atomic.Bool
-	wake      chan struct{}
+	sleeper   *sleeper
 	idleSince atomic.Int64  // engine time in ns, 0 while not idle
 	wakeAt    atomic.Uint64 // the tick at which idleness ends, all ones for never
 
@@ -95,12 +95,12 @@ type hart struct {
 // instructions between two looks at the clock, some 50 µs of a busy guest.
 const timeslice = 16384
 
-func newHart(e *Engine, id int) *hart {
+func newHart(e *Engine, id int, s *sleeper) *hart {
 	h := &hart{
 		eng: e, id: id, mem: e.mem,
 		ram: unsafe.Pointer(unsafe.SliceData(e.mem.Bytes())), base: e.mem.Base(), size: e.mem.Size(),
 		dirty: e.mem.Dirty(), code: newCodeCache(e.mem),
-		wake: make(chan struct{}, 1), tlbGen: 1, jcGen: 1,
+		sleeper: s, tlbGen: 1, jcGen: 1,
 	}
 	h.powerOn()
 	return h
@@ -129,10 +129,7 @@ func (h *hart) powerOn() {
 func (h *hart) notify(reason uint32) {
 	h.attn.Or(reason)
 	if h.sleeping.Load() {
-		select {
-		case h.wake <- struct{}{}:
-		default:
-		}
+		h.sleeper.wake()
 	}
 }
 
@@ -297,25 +294,16 @@ func (h *hart) sleep(timer uint64) {
 	h.wakeAt.Store(wakeAt)
 	h.sleeping.Store(true)
 	if h.attn.Load() == 0 {
-		var expired <-chan time.Time
-		if wakeAt != ^uint64(0) {
-			t := time.NewTimer(h.untilTimer())
-			defer t.Stop()
-			expired = t.C
-		}
-		select {
-		case <-h.wake:
-		case <-expired:
-		}
+		h.sleeper.sleep(h.untilTimer(wakeAt))
 	}
 	h.sleeping.Store(false)
 }
 
-// untilTimer is the time until stimecmp, at most an hour.
-func (h *hart) untilTimer() time.Duration {
+// untilTimer is the time until a tick, at most an hour.
+func (h *hart) untilTimer(tick uint64) time.Duration {
 	now := h.eng.clock.Now()
-	if h.stimecmp > (now+uint64(time.Hour))/nsPerTick {
+	if tick > (now+uint64(time.Hour))/nsPerTick {
 		return time.Hour
 	}
-	return time.Duration(max(0, int64(h.stimecmp*nsPerTick)-int64(now)))
+	return time.Duration(max(0, int64(tick*nsPerTick)-int64(now)))
 }

@@ -2,6 +2,7 @@ package rv64
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"math/rand/v2"
 	"testing"
@@ -210,6 +211,28 @@ func TestStopInOnStop(t *testing.T) {
 	}
 }
 
+// TestClosed: a closed engine answers, and does nothing.
+func TestClosed(t *testing.T) {
+	m := newMachine(t, noBus{})
+	m.boot(jal(0, 0))
+	m.Resume()
+	for range 2 {
+		if err := m.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := m.harts[0].instret
+	m.Resume()
+	m.SetIRQ(1, true)
+	m.Pause()
+	if err := m.DrainDirty(mem.NewBitmap(m.mem.Pages())); err != nil {
+		t.Error(err)
+	}
+	if m.harts[0].instret != n {
+		t.Error("ran after Close")
+	}
+}
+
 func TestTrapLoopIsAFault(t *testing.T) {
 	m := newMachine(t, noBus{})
 	m.boot(li(t0, 0x1000), csrrw(0, csrStvec, t0), uint32(0xffffffff))
@@ -288,24 +311,87 @@ func TestLoadRefuses(t *testing.T) {
 // FuzzLoad feeds states to Load and runs what it accepts for a moment.
 func FuzzLoad(f *testing.F) {
 	m := newMachine(f, noBus{})
-	m.boot(nop)
-	good, err := m.Save()
-	if err != nil {
-		f.Fatal(err)
+	m.boot(mixer(m, 1000))
+	for range 5 {
+		state, err := m.Save()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(state)
+		m.Resume()
+		m.Pause()
 	}
-	f.Add(good)
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, state []byte) {
 		if m.Load(state) != nil {
 			return
 		}
-		m.Resume()
-		m.Pause()
-		drainStop(m)
+		m.glance()
+		if _, err := m.Save(); err != nil {
+			t.Fatal(err)
+		}
 	})
 }
 
-func drainStop(m *machine) {
+// FuzzGuest runs any code, on any mapping of memory onto itself, in either
+// mode, with a device: the engine survives, pauses and can be saved.
+func FuzzGuest(f *testing.F) {
+	for _, g := range benchGuests {
+		var b []byte
+		for _, insn := range g.prog {
+			b = binary.LittleEndian.AppendUint32(b, insn)
+		}
+		f.Add(b, uint8(len(b)))
+	}
+	f.Add([]byte{0x73, 0, 0x20, 0x10}, uint8(3)) // SRET
+	m := newMachine(f, writeBus(func(uint64, uint64) {}))
+	f.Fuzz(func(t *testing.T, code []byte, mode uint8) {
+		if len(code) > 64<<10 {
+			return
+		}
+		m.t = t
+		m.boot(nop)
+		clear(m.mem.Bytes())
+		must(m.mem.WriteAt(code, codeAt))
+		h := m.harts[0]
+		if mode&1 != 0 { // gigapages from 0 and from RAMBase, user or not
+			const root = RAMBase + 2<<20
+			for i := range uint64(4) {
+				must(m.mem.PutUint64(root+8*i, i<<28|pteV|pteR|pteW|pteX|uint64(mode>>1&1)*pteU))
+			}
+			h.writeCSR(csrSatp, satpSv39<<60|root>>12)
+		}
+		for r := range uint64(32) {
+			if r != 0 {
+				h.x[r] = dataAt + r*0x1111
+			}
+			h.x[fpBase+r] = r * 0x0123456789abcdef
+		}
+		h.stvec = codeAt + uint64(mode&0xfc)
+		h.writeCSR(csrSstatus, uint64(mode)<<11&sstatusFS)
+		if mode&4 != 0 {
+			h.priv = privU
+			h.enterSpace()
+		}
+		m.glance()
+		state, err := m.Save()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Load(state); err != nil {
+			t.Fatalf("refuses its own state: %v", err)
+		}
+		if h.x[0] != 0 {
+			t.Fatal("x0 is not 0")
+		}
+	})
+}
+
+// glance lets the guest run for a moment.
+func (m *machine) glance() {
+	m.Resume()
+	time.Sleep(100 * time.Microsecond)
+	m.Pause()
 	select {
 	case <-m.stopped:
 	default:

@@ -103,6 +103,7 @@ func (e *Engine) checkHart(s *pb.Rv64Hart) error {
 	r := s.Reservation
 	for _, err := range []error{
 		bad(s.Pc&1 == 0, "pc", s.Pc),
+		bad(s.Instret < 1<<63, "instret", s.Instret),
 		bad(s.Privilege <= uint32(privS), "privilege", uint64(s.Privilege)),
 		bad(s.Sstatus&^sstatusWritable == 0, "sstatus", s.Sstatus),
 		bad(s.Sie&^irqAll == 0, "sie", s.Sie),
