@@ -69,8 +69,7 @@ func (c *codeCache) flush() {
 // lookup finds or makes the block at pc and enters it in the jump cache. It
 // returns nil after an exception, which it leaves in h.exc.
 func (h *hart) lookup(pc uint64) *block {
-	e := &h.sp.jc[pc>>1%jcSize]
-	if e.pc == pc {
+	if e := &h.sp.jc[pc>>1%jcSize]; e.pc == pc {
 		return e.b
 	}
 	off, ok := h.fetchPage(pc)
@@ -87,7 +86,7 @@ func (h *hart) lookup(pc uint64) *block {
 		own := *b
 		b = &own
 	}
-	*e = jump{pc, b}
+	h.sp.enter(pc, b)
 	return b
 }
 

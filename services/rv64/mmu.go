@@ -70,6 +70,8 @@ type space struct {
 	w  [tlbSize]tlbEntry
 	x  [xtlbLen]tlbEntry // delta is the offset of the page in memory
 	jc [jcSize]jump
+	// code has a bit, by hash, for each page with blocks in jc.
+	code [jcSize / 64]uint64
 
 	satp uint64
 	mode spaceMode
@@ -105,20 +107,33 @@ func (s *space) flushWrite() {
 }
 
 func (s *space) flushJumps() {
-	clear(s.jc[:])
 	for i := range s.jc {
-		s.jc[i].pc = tagNone
+		s.jc[i] = jump{pc: tagNone}
+	}
+	s.code = [len(s.code)]uint64{}
+}
+
+// enter puts a block into jc.
+func (s *space) enter(pc uint64, b *block) {
+	s.jc[pc>>1%jcSize] = jump{pc, b}
+	page := pc >> mem.PageShift
+	s.code[page/64%uint64(len(s.code))] |= 1 << (page % 64)
+	if !b.inPage(pc) {
+		page++
+		s.code[page/64%uint64(len(s.code))] |= 1 << (page % 64)
 	}
 }
 
 // flushPage drops one page's translations. Blocks of that page are found
-// through jc alone, so all of jc goes.
+// through jc alone; if it may hold one, all of jc goes.
 func (s *space) flushPage(va uint64) {
-	i := va >> mem.PageShift % tlbSize
-	s.r[i].tag = tagNone
-	s.w[i].tag = tagNone
-	s.x[va>>mem.PageShift%xtlbLen].tag = tagNone
-	s.flushJumps()
+	page := va >> mem.PageShift
+	s.r[page%tlbSize].tag = tagNone
+	s.w[page%tlbSize].tag = tagNone
+	s.x[page%xtlbLen].tag = tagNone
+	if s.code[page/64%uint64(len(s.code))]>>(page%64)&1 != 0 {
+		s.flushJumps()
+	}
 }
 
 // maxSpaces bounds the spaces of a hart.
