@@ -21,7 +21,7 @@ func needQEMU(t testing.TB, binary, pkg string) string {
 	if os.Getenv("CI") == "true" {
 		t.Fatalf("%s is missing: install the Debian package %s", binary, pkg)
 	}
-	t.Skipf("NOT VERIFIED against QEMU: %s is missing (Debian package %s)", binary, pkg)
+	t.Skipf("NOT VERIFIED against QEMU itself, at most against testdata: %s is missing (Debian package %s)", binary, pkg)
 	return ""
 }
 

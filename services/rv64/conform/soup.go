@@ -221,6 +221,9 @@ func randomWords(s source, n int) []uint32 {
 		if w&0x7f == 0x2f && w>>27 == amoSC {
 			continue // QEMU does not translate the address without a reservation
 		}
+		if w&0xfff0707f == 0x6010101b {
+			continue // ctzw: see ctzwTuples
+		}
 		if op := w & 0x7f; (op == 0x6f && w>>20 == 0 || op == 0x63 && w>>25&0x3f == 0 && w>>8&0xe == 0) || op == 0x63 && w&0xfe000f00 == 0 {
 			continue // may loop for ever
 		}

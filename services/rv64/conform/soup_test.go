@@ -96,10 +96,10 @@ func explainSoup(t *testing.T, qemu string, s func() source, list []uint32, got,
 	for i, w := range bad {
 		g, q := soupState(got, i), soupState(want, i)
 		if slices.Equal(g, q) {
-			t.Errorf("%#010x: differs only after the words before it", w)
+			t.Errorf("%#08x: differs only after the words before it", w)
 			continue
 		}
-		t.Errorf("%#010x: cause %d, QEMU %d", w, g[soupCause], q[soupCause])
+		t.Errorf("%#08x: cause %d, QEMU %d", w, g[soupCause], q[soupCause])
 		for n, v := range g {
 			if v != q[n] && n != soupCause {
 				t.Errorf("    word %d of the state: %#x, QEMU %#x", n, v, q[n])
