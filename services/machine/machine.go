@@ -352,12 +352,14 @@ func zero(memory *mem.Memory) {
 // Deliver and ConsoleInput still refuse.
 func (m *Machine) Close() error {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	if m.closed {
+		m.mu.Unlock()
 		return nil
 	}
 	m.pause()
 	m.closed = true
+	m.mu.Unlock()
+	// Without the lock: the engine waits for an OnStop that may want it.
 	return errors.Join(m.engine.Close(), m.memory.Close())
 }
 

@@ -1,0 +1,180 @@
+package machine
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/understudy-ft/understudy/services/vmm"
+)
+
+// guestImages are the boot images that deploy/guest builds, if it was run.
+func guestImages(t *testing.T) (kernel, initrd []byte) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("boots a whole guest")
+	}
+	kernel, err := os.ReadFile("../../build/guest/rv64/Image")
+	if err == nil {
+		initrd, err = os.ReadFile("../../build/guest/rv64/initrd")
+	}
+	if err != nil {
+		t.Skipf("NOT TESTED: the guest images are not built (deploy/guest): %v", err)
+	}
+	return kernel, initrd
+}
+
+// shell types at a guest.
+type shell struct {
+	t *testing.T
+	*rig
+	commands int
+}
+
+// run types a command and returns what it prints.
+func (s *shell) run(command string) string {
+	s.t.Helper()
+	s.commands++
+	// The mark is typed in another form, so that its echo is not taken for it.
+	mark, typed := fmt.Sprintf("%d-done", s.commands), fmt.Sprintf("%d''-done", s.commands)
+	for line := []byte(command + "; echo " + typed + "\n"); len(line) > 0; {
+		line = line[s.ConsoleInput(line):]
+	}
+	s.screen.await(s.t, "\n"+mark+"\r\n", time.Minute)
+	// What is typed ahead of the prompt is echoed twice.
+	out := s.screen.String()
+	_, out, _ = strings.Cut(out[strings.LastIndex(out, typed):], "\n")
+	out, _, _ = strings.Cut(out, mark)
+	return strings.ReplaceAll(out, "\r", "")
+}
+
+var (
+	guestMAC = [6]byte{0x52, 0x54, 0, 0, 0, 9}
+	hostMAC  = [6]byte{0x52, 0x54, 0, 0, 0, 1}
+)
+
+// arp is a question of 10.9.0.1 for the address of 10.9.0.2, and answered tells
+// whether a frame is the guest's answer.
+func arp() []byte {
+	f := append(bytes.Repeat([]byte{0xff}, 6), hostMAC[:]...)
+	f = append(f, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1)
+	f = append(append(f, hostMAC[:]...), 10, 9, 0, 1)
+	return append(f, 0, 0, 0, 0, 0, 0, 10, 9, 0, 2)
+}
+
+func answered(f []byte) bool {
+	return len(f) >= 42 && binary.BigEndian.Uint16(f[12:]) == 0x806 && f[21] == 2 &&
+		bytes.Equal(f[:6], hostMAC[:]) && bytes.Equal(f[22:28], guestMAC[:])
+}
+
+// TestGuest boots the distribution's kernel to a shell, uses every device, moves
+// the guest to another machine in mid-operation, reboots it and switches it off.
+func TestGuest(t *testing.T) {
+	kernel, initrd := guestImages(t)
+	img := image(t, 16<<20)
+	frames := make(chan []byte, 256)
+	build := func() *shell {
+		s := &shell{t: t, rig: &rig{screen: newScreen(), stops: make(chan vmm.Stop, 1)}}
+		var err error
+		s.Machine, err = New(Config{
+			MemoryBytes: 256 << 20, CPUs: 1, MAC: guestMAC, Disk: img, Kernel: kernel, Initrd: initrd,
+			Append: "console=ttyS0 quiet ud.ip=10.9.0.2/24 ud.service=shell",
+		}, Host{
+			Console: s.screen,
+			OnStop:  func(stop vmm.Stop) { s.stops <- stop },
+			Transmit: func(f []byte) {
+				select {
+				case frames <- bytes.Clone(f):
+				default:
+				}
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.Close() })
+		return s
+	}
+	reachable := func(s *shell) {
+		t.Helper()
+		if !s.Deliver(arp()) {
+			t.Fatal("frame refused")
+		}
+		for deadline := time.After(time.Minute); ; {
+			select {
+			case f := <-frames:
+				if answered(f) {
+					return
+				}
+			case <-deadline:
+				t.Fatalf("the guest does not answer; the console says:\n%s", s.screen)
+			}
+		}
+	}
+
+	start := time.Now()
+	s := build()
+	if err := s.Start(); err != nil {
+		t.Fatal(err)
+	}
+	s.screen.await(t, "understudy-guest: ready", 3*time.Minute)
+	s.screen.await(t, "# ", time.Minute)
+	t.Logf("shell after %v", time.Since(start).Round(10*time.Millisecond))
+
+	reachable(s)
+	var unix int64
+	if fmt.Sscan(s.run("date +%s"), &unix); time.Since(time.Unix(unix, 0)).Abs() > time.Minute {
+		t.Errorf("the guest's clock reads %v", time.Unix(unix, 0))
+	}
+	if out := s.run("cat /sys/class/net/eth0/address"); !strings.Contains(out, "52:54:00:00:00:09") {
+		t.Errorf("address %q", out)
+	}
+	s.run("for m in $(cat /etc/modules/disk); do insmod /lib/modules/$m.ko; done")
+	s.run("i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done > /tmp/data; sum=$(md5sum < /tmp/data)")
+	s.run("dd if=/tmp/data of=/dev/vda bs=64k conv=fsync")
+	sector := make([]byte, 512)
+	if err := img.ReadAt(sector, 0); err != nil || !bytes.HasPrefix(sector, []byte("line 0\nline 1\n")) {
+		t.Errorf("the disk begins with %q, %v", sector[:20], err)
+	}
+	if img.Dirty().Count() == 0 {
+		t.Error("no block is dirty")
+	}
+
+	// Move it while it reads the disk and computes, and frames come in.
+	s.ConsoleInput([]byte("for i in 1 2 3 4 5; do echo 3 > /proc/sys/vm/drop_caches; dd if=/dev/vda bs=4k count=50 2>/dev/null | md5sum; done; echo moved''-on\n"))
+	moved := build()
+	for range 5 {
+		s.Deliver(arp())
+	}
+	s.Pause()
+	s.copyTo(t, moved.rig)
+	moved.Resume()
+	moved.screen.await(t, "moved-on", time.Minute)
+	moved.commands = s.commands
+	reachable(moved)
+	out := moved.run("head -c $(wc -c < /tmp/data) /dev/vda | md5sum; echo $sum")
+	if sums := strings.Fields(out); len(sums) != 4 || sums[0] != sums[2] {
+		t.Errorf("the disk reads back as %q", out)
+	}
+
+	moved.ConsoleInput([]byte("reboot -f\n"))
+	if stop := <-moved.stops; stop.Cause != vmm.Reboot {
+		t.Fatalf("stopped by %v: %s", stop.Cause, stop.Detail)
+	}
+	moved.Pause()
+	moved.screen.clear()
+	if err := moved.Reset(); err != nil {
+		t.Fatal(err)
+	}
+	moved.Resume()
+	moved.screen.await(t, "understudy-guest: ready", 3*time.Minute)
+	moved.screen.await(t, "# ", time.Minute)
+	moved.ConsoleInput([]byte("poweroff -f\n"))
+	if stop := <-moved.stops; stop.Cause != vmm.PowerOff {
+		t.Fatalf("stopped by %v: %s", stop.Cause, stop.Detail)
+	}
+}
