@@ -10,6 +10,14 @@
 // machine of qemu-system-riscv64 behind a machine-mode shim, and as they are
 // on the engine.
 //
+// The same programs show that an engine's state is whole: one hops between two
+// engines with nothing but saved state and dirty pages.
+//
+// Where QEMU 7.2 departs from the manuals, its answers are corrected or the
+// case is left out, with the reason at that place. Not covered: time and the
+// timer's interrupt, device interrupts, SBI but for the system reset, and the
+// order of memory accesses between harts.
+//
 // What QEMU said is kept in testdata, as one digest for each instruction or
 // program, so that a machine without QEMU still notices a change. Run the
 // tests with -rewrite to ask QEMU again, with -effort for more of everything,

@@ -68,30 +68,42 @@ func (m *machine) run(pc uint64) error {
 	}
 }
 
-// runEngine runs a program in user mode, with translation or without, and
-// returns its results.
-func runEngine(t testing.TB, p *Program, translated bool) ([]byte, error) {
-	size := (p.Result + p.BSS - memoryBase + pageSize) &^ (pageSize - 1)
-	m := newMachine(t, max(size, memorySize))
+// machineSize is the memory that a program needs.
+func machineSize(p *Program) uint64 {
+	return max(memorySize, (p.Result+p.BSS-memoryBase+pageSize)&^(pageSize-1))
+}
+
+// machineFor is a machine with a program and its supervisor, with translation
+// or without, to be started at SupervisorBase.
+func machineFor(t testing.TB, p *Program, translated bool) *machine {
+	t.Helper()
+	m := newMachine(t, machineSize(p))
+	put := func(b []byte, at uint64) {
+		if err := m.mem.WriteAt(b, at); err != nil {
+			t.Fatal(err)
+		}
+	}
 	var satp uint64
 	if translated {
 		tables := newPageTables(tablesBase)
 		tables.mapRange(SupervisorBase, SupervisorBase+2*pageSize, leafFlags|pteR|pteW|pteX)
-		tables.mapRange(ProgramBase, memoryBase+size, leafFlags|pteR|pteW|pteX|pteU)
-		if err := m.mem.WriteAt(tables.mem, tablesBase); err != nil {
-			return nil, err
-		}
+		tables.mapRange(ProgramBase, memoryBase+machineSize(p), leafFlags|pteR|pteW|pteX|pteU)
+		put(tables.mem, tablesBase)
 		satp = tables.satp()
 	}
 	code, err := supervisor(satp)
 	if err != nil {
-		return nil, err
+		t.Fatal(err)
 	}
-	for at, image := range map[uint64][]byte{SupervisorBase: code, ProgramBase: p.Image} {
-		if err := m.mem.WriteAt(image, at); err != nil {
-			return nil, err
-		}
-	}
+	put(code, SupervisorBase)
+	put(p.Image, ProgramBase)
+	return m
+}
+
+// runEngine runs a program in user mode, with translation or without, and
+// returns its results.
+func runEngine(t testing.TB, p *Program, translated bool) ([]byte, error) {
+	m := machineFor(t, p, translated)
 	if err := m.run(SupervisorBase); err != nil {
 		return nil, fmt.Errorf("%s: %w", p.Name, err)
 	}
