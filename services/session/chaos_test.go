@@ -664,8 +664,8 @@ func (w *cluster) disturb() {
 	case 10:
 		w.order(Drop{Token: w.token + 1, ReplicaID: r.id})
 	case 11:
-		if c := r.conn; c != 0 && !r.dead { // old news from another stream
-			w.step(Received{Conn: c, Msg: &pb.FromReplica{Term: uint64(w.rng.IntN(9)), Body: started(uint64(w.rng.IntN(4))).Body}})
+		if c, now := r.conn, w.core.record.GetTerm(); c != 0 && !r.dead && now > 2 { // news of an older term
+			w.step(Received{Conn: c, Msg: &pb.FromReplica{Term: uint64(w.rng.IntN(int(now) - 1)), Body: started(uint64(w.rng.IntN(4))).Body}})
 		}
 	}
 }

@@ -145,15 +145,20 @@ func (c *Core) enter(old *pb.Record) {
 	exiting := c.exiting
 	c.exiting = ""
 	c.resetTerm()
+	// A replica may have attached anew since the Commit, without what it had.
+	boots := rec.GetMode() == pb.Mode_MODE_SOLO && rec.GetReason() == pb.Reason_REASON_BOOT
 	for _, r := range c.replicas {
-		named := c.names(r.id()) && (r.hasCopy() || c.leases[r.id()] != 0)
-		switch {
-		case named && r.id() == rec.GetActive().GetId():
-			r.role = pb.Role_ROLE_ACTIVE
-			c.assign(r)
-		case named:
-			r.role = pb.Role_ROLE_STANDBY
-			c.assign(r)
+		switch r.id() {
+		case rec.GetActive().GetId():
+			if r.hasCopy() || boots && r.role == pb.Role_ROLE_CANDIDATE {
+				r.role = pb.Role_ROLE_ACTIVE
+				c.assign(r)
+			}
+		case rec.GetStandby().GetId():
+			if r.hasCopy() || rec.GetMode() == pb.Mode_MODE_SYNCING && r.role == pb.Role_ROLE_SPARE {
+				r.role = pb.Role_ROLE_STANDBY
+				c.assign(r)
+			}
 		}
 	}
 	for _, r := range append([]*replica(nil), c.replicas...) {

@@ -273,7 +273,7 @@ func (c *Core) receive(in Received) {
 	term, now := in.Msg.GetTerm(), c.record.GetTerm()
 	member := c.names(r.id()) && r.hasCopy()
 	// The end of a first copy belongs to the term before the one it leads to.
-	current := member && (term == now || c.pair.fromSync && term+1 == now)
+	current := member && (term == now || c.pair.fromSync && c.pair.epoch == 1 && term+1 == now)
 	switch b := in.Msg.GetBody().(type) {
 	case *pb.FromReplica_Heartbeat:
 		c.heartbeat(r, b.Heartbeat, current)
