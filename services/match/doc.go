@@ -10,7 +10,9 @@
 // A segment of the active is released once its bytes are agreed, the standby
 // has acknowledged as much, and has sent an RST if this is one. A window that
 // opens further than the standby's is released with a limit; a mere window
-// update that the limit would leave without effect waits for the standby.
+// update that the limit would leave without effect waits for the standby. A
+// window that is all but shut, and that only the active opens, is something that
+// only the active has sent.
 //
 // Datagrams and events are compared one by one in the order of their flow.
 //

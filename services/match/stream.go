@@ -170,12 +170,31 @@ func (c *Core) judge(f *state, p *pending, now time.Duration) (v verdict, edgeMa
 	if p.edge <= standby.edge {
 		return leave, 0
 	}
-	// Clipped to nothing new, a window update would be lost for good: the
-	// client would learn of the open window only from its persist timer.
-	if p.opens && p.ack <= f.sentAck && standby.edge <= f.sentEdge && f.pending.len() == 1 && now-p.at < c.cfg.CompareMax {
-		return idle, 0
+	if c.tellsNothing(f, p, standby.edge) {
+		if shut(p.ack, standby.edge) {
+			return wait, 0
+		}
+		if p.opens && now-p.at < c.cfg.CompareMax {
+			return idle, 0
+		}
 	}
 	return leave, max(standby.edge, 1)
 }
+
+// tellsNothing tells whether p, limited to an edge, would be a mere
+// acknowledgement that says nothing new to the client. If it opens the window
+// it would be lost for good: the guest does not say it again by itself. A later
+// output takes it along.
+func (c *Core) tellsNothing(f *state, p *pending, edge uint64) bool {
+	return p.digest.IsZero() && p.flags == flow.ACK && p.ack <= f.sentAck && edge <= f.sentEdge && f.pending.len() == 1
+}
+
+// shutBelow is the window in bytes, two full segments, below which a client may
+// not send any more.
+const shutBelow = 2 * 1460
+
+// shut tells whether a window is as good as shut. If only the active has opened
+// it, the client would wait for ever: a difference like any other.
+func shut(ack, edge uint64) bool { return edge < ack || edge-ack < shutBelow }
 
 func utoa(v uint64) string { return strconv.FormatUint(v, 10) }

@@ -113,6 +113,8 @@ func (f *state) describe(p *pending) string {
 		return "an RST"
 	case p.flags&flow.ACK != 0 && (!standby.acked || p.ack > standby.ack) && (p.digest.IsZero() || p.end <= f.agreed):
 		return "an acknowledgement of " + utoa(p.ack)
+	case p.digest.IsZero() || p.end <= f.agreed:
+		return "an opening of its window to " + utoa(p.edge)
 	}
 	return "bytes up to offset " + utoa(p.end)
 }
