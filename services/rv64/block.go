@@ -263,7 +263,7 @@ func (t *translator) add(insn, size uint32) bool {
 		}
 		o.imm = int32(at)
 	}
-	if !t.fuse(o) {
+	if o.kind != opNop && !t.fuse(o) {
 		t.emit(o)
 	}
 	t.n++
