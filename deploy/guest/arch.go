@@ -16,20 +16,29 @@ type arch struct {
 	output        string   // file name in the output directory
 	modules       []string // loaded at every boot, with what they need
 	diskModules   []string // loaded when ud.disk is given, with what they need
+	stripModules  bool     // see strip; the kernel then says that they are unsigned
+	cmdline       string   // what the kernel is best started with
 }
 
 var arches = []arch{
 	{
 		name: "rv64", debian: "riscv64",
 		kernelPackage: "linux-image-riscv64", kernelFile: "vmlinux-", output: "Image",
-		modules:     []string{"virtio_mmio", "virtio_net", "virtio_blk", "virtio_rng"},
-		diskModules: []string{"ext4"},
+		modules:      []string{"virtio_mmio", "virtio_net", "virtio_blk", "virtio_rng"},
+		diskModules:  []string{"ext4"},
+		stripModules: true,
+		// Left out are self-tests and certificates that a guest without
+		// signed modules has no use for, and tracing: half of the kernel's
+		// own start on an interpreter.
+		cmdline: "console=ttyS0 quiet panic=-1 initcall_blacklist=jent_mod_init,load_system_certificate_list," +
+			"bpf_tcp_ca_kfunc_init,bpf_dummy_struct_ops_init,init_kprobe_trace,latency_fsnotify_init",
 	},
 	{
 		name: "amd64", debian: "amd64",
 		kernelPackage: "linux-image-amd64", kernelFile: "vmlinuz-", output: "bzImage",
 		modules:     []string{"virtio_mmio", "virtio_net", "virtio_blk", "virtio_rng", "virtio_console"},
 		diskModules: []string{"ext4"},
+		cmdline:     "console=ttyS0 quiet panic=-1",
 	},
 }
 

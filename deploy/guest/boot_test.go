@@ -24,7 +24,7 @@ func TestImageBootsUnderQEMU(t *testing.T) {
 		give = t.Fatalf
 	}
 	image := filepath.Join("..", "..", "build", "guest", "rv64")
-	for _, name := range []string{"Image", "initrd"} {
+	for _, name := range []string{"Image", "initrd", "cmdline"} {
 		if _, err := os.Stat(filepath.Join(image, name)); err != nil {
 			give("SKIPPED: run make guest first: %v", err)
 		}
@@ -33,6 +33,10 @@ func TestImageBootsUnderQEMU(t *testing.T) {
 		if _, err := exec.LookPath(tool); err != nil {
 			give("SKIPPED: %v", err)
 		}
+	}
+	cmdline, err := os.ReadFile(filepath.Join(image, "cmdline"))
+	if err != nil {
+		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	defer cancel()
@@ -55,7 +59,7 @@ func TestImageBootsUnderQEMU(t *testing.T) {
 		{{"SET colour blue", "+OK"}, {"CONFIG GET appendonly", "*2"}},
 		{{"GET colour", "$4"}},
 	} {
-		m := bootQEMU(t, ctx, image, disk, "ud.ip=192.168.127.2/24 ud.gw=192.168.127.1 ud.service=redis,httpd ud.disk=/dev/vda")
+		m := bootQEMU(t, ctx, image, disk, strings.TrimSpace(string(cmdline))+" ud.ip=192.168.127.2/24 ud.gw=192.168.127.1 ud.service=redis,httpd ud.disk=/dev/vda")
 		m.await(t, "understudy-guest: ready")
 		conn, err := net.Dial("tcp", m.redis)
 		if err != nil {
@@ -100,7 +104,7 @@ func bootQEMU(t *testing.T, ctx context.Context, image, disk, arguments string) 
 	free.Close()
 	m.cmd = exec.CommandContext(ctx, "qemu-system-riscv64", "-M", "virt", "-m", "256", "-nodefaults", "-display", "none",
 		"-serial", "stdio", "-no-reboot", "-kernel", filepath.Join(image, "Image"), "-initrd", filepath.Join(image, "initrd"),
-		"-append", "console=ttyS0 quiet panic=-1 "+arguments,
+		"-append", arguments,
 		"-netdev", "user,id=n,net=192.168.127.0/24,host=192.168.127.1,hostfwd=tcp:"+m.redis+"-192.168.127.2:6379",
 		"-device", "virtio-net-device,netdev=n", "-device", "virtio-rng-device",
 		"-drive", "if=none,id=d,format=raw,file="+disk, "-device", "virtio-blk-device,drive=d")

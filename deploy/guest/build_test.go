@@ -263,7 +263,7 @@ func TestStampCoversTheSources(t *testing.T) {
 	if upToDate(o, stamp) {
 		t.Fatal("an empty directory is up to date")
 	}
-	for name, text := range map[string]string{"Image": "x", "initrd": "x", "stamp": stamp + "\n"} {
+	for name, text := range map[string]string{"Image": "x", "initrd": "x", "cmdline": "x", "stamp": stamp + "\n"} {
 		if err := os.WriteFile(filepath.Join(o.out, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}

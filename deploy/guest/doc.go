@@ -16,6 +16,7 @@
 //
 //	Image or bzImage   the package's kernel, uncompressed where the boot protocol wants that
 //	initrd             newc cpio, uncompressed: a guest on the interpreter unpacks it at copying speed
+//	cmdline            the kernel command line to add the guest's own words to
 //	manifest.txt       the packages, their versions and digests
 //	stamp              the digest of everything that the build depends on
 //

@@ -56,7 +56,7 @@ func rootfs(ctx context.Context, a arch, t tree) ([]cpio.Record, error) {
 	}
 	records = append(records, files...)
 
-	set, err := newModuleSet(t)
+	set, err := newModuleSet(t, a.stripModules)
 	if err != nil {
 		return nil, err
 	}

@@ -64,11 +64,12 @@ type moduleSet struct {
 	tree    tree
 	paths   map[string]string // module name to path
 	builtin map[string]bool
+	strip   bool
 	cache   map[string]module
 }
 
-func newModuleSet(t tree) (*moduleSet, error) {
-	s := &moduleSet{tree: t, paths: map[string]string{}, builtin: map[string]bool{}, cache: map[string]module{}}
+func newModuleSet(t tree, strip bool) (*moduleSet, error) {
+	s := &moduleSet{tree: t, paths: map[string]string{}, builtin: map[string]bool{}, strip: strip, cache: map[string]module{}}
 	for _, n := range t.names() {
 		if !strings.Contains(n, "lib/modules/") {
 			continue
@@ -115,6 +116,13 @@ func (s *moduleSet) load(ctx context.Context, name string) (module, error) {
 		data = out
 	default:
 		return module{}, fmt.Errorf("module %s has the unknown compression %s", name, path.Ext(p))
+	}
+	if s.strip {
+		stripped, err := strip(data)
+		if err != nil {
+			return module{}, fmt.Errorf("stripping module %s: %w", name, err)
+		}
+		data = stripped
 	}
 	m, err := parseModule(name, data)
 	if err != nil {

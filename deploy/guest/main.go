@@ -142,6 +142,12 @@ func build(ctx context.Context, o options) error {
 	}); err != nil {
 		return err
 	}
+	if err := writeFile(filepath.Join(o.out, "cmdline"), func(w *bufio.Writer) error {
+		_, err := fmt.Fprintln(w, o.arch.cmdline)
+		return err
+	}); err != nil {
+		return err
+	}
 	if err := writeFile(filepath.Join(o.out, "manifest.txt"), func(w *bufio.Writer) error {
 		fmt.Fprintf(w, "suite %s\narchitecture %s\nkernel %s\n", o.suite, o.arch.debian, release)
 		for _, d := range debs {
@@ -259,7 +265,7 @@ func upToDate(o options, stamp string) bool {
 	if err != nil || strings.TrimSpace(string(have)) != stamp {
 		return false
 	}
-	for _, name := range []string{o.arch.output, "initrd"} {
+	for _, name := range []string{o.arch.output, "initrd", "cmdline"} {
 		if info, err := os.Stat(filepath.Join(o.out, name)); err != nil || info.Size() == 0 {
 			return false
 		}
