@@ -35,6 +35,7 @@ type arbiter struct {
 	member   *etcd.Server // nil: an external etcd
 	client   *clientv3.Client
 	lease    *fence.Lease
+	ring     *events.Log
 	vms      *sessions.Registry
 	grpc     *api.Server
 	web      *http.Server
@@ -91,22 +92,22 @@ func (a *arbiter) start(ctx context.Context, o *options) (err error) {
 		Key: key, Value: self.Address, TTL: o.leaseTTL, Margin: o.leaseMargin, Log: log,
 	})
 
-	ring := events.New(eventsKept)
+	a.ring = events.New(eventsKept)
 	config := sessions.Config{
-		Store: fence.NewStore(a.client), Lease: a.lease, Self: self, Session: o.session(), Events: ring, Log: log,
+		Store: fence.NewStore(a.client), Lease: a.lease, Self: self, Session: o.session(), Events: a.ring, Log: log,
 	}
 	var metrics *web.Metrics
 	config.OnCommit = func(took time.Duration, err error) { metrics.Committed(took, err) }
 	a.vms = sessions.New(config)
 	metrics = web.NewMetrics(a.vms, cli.Version(), func() time.Duration { return a.lease.ValidUntil() - fence.Now() })
 	a.grpc = api.New(api.Config{
-		VMs: a.vms, Events: ring, ArbiterID: id, Version: cli.Version(),
+		VMs: a.vms, Events: a.ring, ArbiterID: id, Version: cli.Version(),
 		LeaseTTL: o.leaseTTL, LeaseMargin: o.leaseMargin,
 		Endpoints: a.endpoints(o), Ready: func() bool { return a.ready() == nil }, Log: log,
 	})
 	a.web = &http.Server{
 		Handler: web.Handler(web.Config{
-			VMs: a.vms, Events: ring, ArbiterID: id, Version: cli.Version(), Ready: a.ready, Metrics: metrics.Handler(), Log: log,
+			VMs: a.vms, Events: a.ring, ArbiterID: id, Version: cli.Version(), Ready: a.ready, Metrics: metrics.Handler(), Log: log,
 		}),
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
 	}

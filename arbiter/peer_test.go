@@ -313,6 +313,15 @@ func (p *peer) output(first, last uint64, salt byte) {
 	p.send(&pb.FromReplica{Body: &pb.FromReplica_Outputs{Outputs: o}})
 }
 
+// pass reports outputs that are not compared.
+func (p *peer) pass(first, last uint64) {
+	o := &pb.Outputs{Epoch: 1}
+	for id := first; id <= last; id++ {
+		o.Outputs = append(o.Outputs, &pb.Output{Id: id, Kind: pb.OutputKind_OUTPUT_KIND_PASS})
+	}
+	p.send(&pb.FromReplica{Body: &pb.FromReplica_Outputs{Outputs: o}})
+}
+
 // released waits for the release of the outputs through last, each once and in
 // order.
 func (p *peer) released(first, last uint64) {

@@ -168,7 +168,7 @@ func (s *server) render(ctx context.Context) ([]byte, error) {
 		return s.fragment, nil
 	}
 	// One viewer that goes does not spoil it for the others.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 500*time.Millisecond)
 	defer cancel()
 	vms, err := s.cfg.VMs.All(ctx)
 	if ctx.Err() != nil && err == nil {
