@@ -2,7 +2,7 @@
 // the VM is in, when the copies resynchronize, and which outputs leave. It is a
 // pure state machine: no goroutine, clock, socket or log. Everything that
 // happens is an [Input] to [Core.Step]; everything that is to be done comes
-// back as a list of [Effect].
+// back as a list of [Effect]. Package match compares the outputs.
 //
 // The caller's duties:
 //
@@ -19,8 +19,41 @@
 //     under its lease), with the record read after the ownership began.
 //     Disowned is told as soon as that cannot be proved any more, by the
 //     arbiter's own clock and before the lease can have run out; Sends that
-//     are still queued are dropped then.
+//     are still queued are dropped then, and no answer to an earlier Commit is
+//     told any more.
 //  6. The first message of a stream is told as Attached, later ones as
 //     Received, its end as Detached. No message is told after Detached.
-//  7. Tick is told every 10 to 25 ms: all deadlines are checked there.
+//  7. Tick is told every 10 to 25 ms: all deadlines are checked there. A caller
+//     that stood still tells Tick as soon as it goes on; the silence of the
+//     replicas meanwhile is not held against them.
+//
+// What a Core keeps:
+//
+//   - Every change of the active or of the mode is a Commit with the next term,
+//     conditioned on the leases of those that it gives a part. Nobody is told of
+//     a term before its Commit is known to have succeeded, and there is never
+//     more than one Commit without an answer.
+//   - A Commit whose answer was lost may have succeeded. Until another Commit
+//     against the same revision has told, nothing is decided on the old record.
+//   - A SOLO or SYNCING record is assigned only under the lease that its
+//     transaction was conditioned on. An active with another lease (a new owner
+//     does not know which it was) makes a Commit of its own.
+//   - Outputs are compared only in PROTECTED, and only those of an epoch that
+//     was reported here from its first output on. Whenever a stream of either
+//     copy was interrupted, a resynchronization precedes.
+//   - An epoch counts from the standby's word that it has staged it (its
+//     EpochStarted, or a heartbeat from within the epoch).
+//   - A copy counts only if the record names its replica. The term that such a
+//     replica acts under may be older than the record's: the assignment may have
+//     been lost on its way. Who is named has had the VM's history ever since it
+//     joined, for it joined by an assignment.
+//   - The active is not given up, and neither is the standby, on the other's
+//     word alone: a standby that loses the feed may be the first to notice that
+//     the active's host has died.
+//   - A guest boots on a candidate only if the keys of all replicas that may hold
+//     a copy are gone, or these say themselves that they hold none.
+//
+// Limits: the lag of the feed is no reason to drop a standby (Policy has no
+// bound for it); a first copy during which either replica loses the arbiter
+// begins anew; periodic resynchronizations do not look for an idle moment.
 package session
