@@ -29,7 +29,8 @@
 // Frames are lost where a network would lose them: while the gateway is away,
 // when it does not read for 100 ms, and when the guest's side does not take
 // them for longer than the queues last. Whether a muted TAP hears anything
-// depends on the bridge.
+// depends on the bridge. A TAP device that is removed under a running uplink is
+// not made again: the uplink says so in the log and hears nothing any more.
 package uplink
 
 import (
