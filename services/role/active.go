@@ -90,6 +90,7 @@ func (c *Core) sendCheckpoint(now time.Duration) {
 	c.host.SendCheckpoint(ck)
 	// What the guest was not given yet belongs to the epoch that begins.
 	c.feeding = true
+	c.holding = c.sync.first
 	c.in.refeed()
 	c.feedInputs()
 }
@@ -131,7 +132,7 @@ func (c *Core) staged(now time.Duration, epoch uint64) {
 	if s.first {
 		// The standby has all, but only the record says from when on it counts.
 		c.sync.phase, c.sync.deadline = settling, now+c.syncTimeout
-		c.settle()
+		c.settle(now)
 	} else {
 		c.sync = synchronization{}
 		c.emitCarried()
@@ -163,14 +164,14 @@ func (c *Core) carry(outputs []output) {
 }
 
 // settle ends a first copy that is staged and that the record counts on.
-func (c *Core) settle() {
+func (c *Core) settle(now time.Duration) {
 	if c.sync.phase != settling || c.mode != pb.Mode_MODE_PROTECTED {
 		return
 	}
-	c.sync = synchronization{}
+	c.sync, c.holding = synchronization{}, false
 	c.event("protected", pb.Reason_REASON_NEW_STANDBY, "standby "+c.peer.GetId())
 	c.emitCarried()
-	c.report()
+	c.report(now)
 }
 
 // emitCarried lets the outputs leave that the standby's checkpoint holds.
@@ -201,10 +202,8 @@ func (c *Core) SyncFailed(now time.Duration, reason pb.Reason, err error) {
 	if c.sync.phase != idle {
 		c.host.AbortSync()
 	}
-	// In SYNCING, outputs made after the pause go on being held until the record
-	// says which mode came of it: feeding stays set.
 	c.sync = synchronization{}
-	c.feedUp = false
+	c.feedUp, c.feeding = false, false
 	c.host.CloseFeed()
 	c.event("standby lost", reason, err.Error())
 	c.toArbiter(&pb.FromReplica_SyncFailed{SyncFailed: &pb.SyncFailed{Reason: reason, Detail: err.Error()}})

@@ -112,9 +112,10 @@ func (c *Core) assign(now time.Duration, a *pb.Assignment) {
 	}
 }
 
-// enter moves to the record's term.
+// enter moves to the record's term, under the lease that it counts on, which
+// assign has compared with the present one.
 func (c *Core) enter(r *pb.Record) {
-	c.term, c.mode = r.GetTerm(), r.GetMode()
+	c.term, c.mode, c.actsUnder = r.GetTerm(), r.GetMode(), c.leaseID
 }
 
 func (c *Core) assignActive(now time.Duration, a *pb.Assignment) {
@@ -174,7 +175,7 @@ func (c *Core) stayActive(now time.Duration, r *pb.Record) {
 			return
 		}
 		// The standby's word may still be on its way here.
-		c.settle()
+		c.settle(now)
 	}
 }
 
@@ -184,7 +185,7 @@ func (c *Core) abort() {
 		c.host.AbortSync()
 	}
 	c.sync = synchronization{}
-	c.feeding = false
+	c.feeding, c.holding = false, false
 	c.marks.Reset()
 	c.in.fedAll()
 	c.peer = nil
@@ -214,7 +215,7 @@ func (c *Core) assignStandby(now time.Duration, r *pb.Record) {
 		}
 		c.enter(r)
 		c.event("protecting", r.GetReason(), "active "+r.GetActive().GetId())
-		c.report()
+		c.report(now)
 	default:
 		c.host.Reattach()
 	}

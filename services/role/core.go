@@ -83,6 +83,9 @@ type Core struct {
 	// feeding says that inputs go to the standby, too: since the pause of the
 	// last checkpoint (active).
 	feeding bool
+	// holding says that outputs wait for the record to say which mode came of a
+	// first copy: since its pause (active).
+	holding bool
 	// paused says that the guest is to stay paused.
 	paused bool
 	// takeover is an assignment that waits for a stage to be applied.
@@ -92,6 +95,10 @@ type Core struct {
 
 	leaseID    int64
 	leaseUntil time.Duration
+	// actsUnder is the lease that the present term's assignment was made under.
+	// A replica alone whose lease is another does not speak: its old one may
+	// have run out, and others may have been told to.
+	actsUnder int64
 
 	sync  synchronization
 	flows *flow.Table
@@ -165,9 +172,15 @@ func (c *Core) ArbiterUp(now time.Duration) {
 // replica holds its outputs; a SOLO one goes on under its lease.
 func (c *Core) ArbiterDown(time.Duration) { c.arbiterUp = false }
 
-// Lease says until when the replica's lease is provably valid.
+// Lease says until when the replica's lease is provably valid; a new lease has
+// another ID, and 0 is none. An active alone whose lease is a new one attaches
+// anew, so that the arbiter confirms its part under it.
 func (c *Core) Lease(now time.Duration, id int64, until time.Duration) {
+	changed := id != 0 && id != c.leaseID && id != c.actsUnder
 	c.leaseID, c.leaseUntil = id, until
+	if changed && c.role == pb.Role_ROLE_ACTIVE && c.mode != pb.Mode_MODE_PROTECTED && c.arbiterUp {
+		c.host.Reattach()
+	}
 	c.emitSolo(now)
 }
 
@@ -198,7 +211,7 @@ func (c *Core) Flush(now time.Duration) {
 	if c.ended {
 		return
 	}
-	c.report()
+	c.report(now)
 	if c.feeding && c.feedUp {
 		c.confirm()
 	}

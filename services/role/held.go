@@ -1,6 +1,8 @@
 package role
 
 import (
+	"time"
+
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 	"github.com/understudy-ft/understudy/services/flow"
 )
@@ -20,6 +22,11 @@ type output struct {
 	after uint64
 	frame []byte
 	gone  bool
+	// covered: the active's counterpart has left; only the report is due.
+	covered bool
+	// opens: it opens a connection, and is reported once the standby knows the
+	// active's numbers for it, or at the latest at that time.
+	opens time.Duration
 }
 
 // held are the outputs of a replica that have not left, oldest first. The
@@ -68,6 +75,18 @@ func (h *held) drop(o *output) {
 	h.bytes -= len(o.frame)
 	h.live--
 	o.frame = nil
+}
+
+// cover drops the frame of an output whose counterpart has left. Its report is
+// still due, if it was not told yet: it may acknowledge more, or open the
+// window further.
+func (h *held) cover(o *output) {
+	if o.id <= h.reported {
+		h.drop(o)
+		return
+	}
+	h.bytes -= len(o.frame)
+	o.frame, o.covered = nil, true
 }
 
 // trim cuts what has gone off the front of the queue.

@@ -13,13 +13,20 @@ import (
 // outputsPerReport bounds a message of reports.
 const outputsPerReport = 256
 
+// openingPatience bounds how long a standby keeps the report of an output that
+// opens a connection while the active has not told its numbers for it. A
+// release that follows the report lets the outside learn those numbers: by then
+// the standby must know them, or the connection would not survive a take-over.
+const openingPatience = time.Second
+
 // Output gives a frame that the guest transmitted. The Core owns it.
 func (c *Core) Output(now time.Duration, frame []byte) {
 	if c.ended || c.out.full(frame) {
 		return
 	}
 	o := c.flows.Out(frame)
-	if opening, ok := c.flows.Opened(); ok && c.feeding {
+	opening, opens := c.flows.Opened()
+	if opens && c.feeding {
 		c.toStandby(&pb.FromActive_FlowOpened{FlowOpened: &pb.FlowOpened{
 			Flow: uint64(opening.Flow), Isn: opening.ISN, Tsval: opening.TSval, HasTs: opening.HasTS,
 		}})
@@ -29,8 +36,9 @@ func (c *Core) Output(now time.Duration, frame []byte) {
 	}
 	h := c.out.add(o, frame, c.in.delivered)
 	if c.role == pb.Role_ROLE_STANDBY && c.marks.Covers(o) {
-		c.out.drop(h) // the active's counterpart has left already
-		c.out.trim()
+		c.out.cover(h)
+	} else if opens && c.role == pb.Role_ROLE_STANDBY {
+		h.opens = now + openingPatience
 	}
 	c.emitSolo(now)
 }
@@ -48,7 +56,7 @@ func (c *Core) GuestEvent(now time.Duration, ev pb.GuestEvent, detail string) {
 	o.Digest = flow.Digest(xxh3.Hash128(b[:]).Bytes())
 	c.out.add(o, nil, c.in.delivered)
 	c.event("guest "+eventName(ev), pb.Reason_REASON_UNSPECIFIED, detail)
-	c.report()
+	c.report(now)
 }
 
 // eventName is the name of a guest event in reports; the arbiter reads it.
@@ -64,7 +72,7 @@ func eventName(ev pb.GuestEvent) string {
 
 // soloGate tells whether the replica's own lease lets outputs leave now.
 func (c *Core) soloGate(now time.Duration) bool {
-	if c.role != pb.Role_ROLE_ACTIVE || c.ended || now >= c.leaseUntil {
+	if c.role != pb.Role_ROLE_ACTIVE || c.ended || now >= c.leaseUntil || c.leaseID != c.actsUnder {
 		return false
 	}
 	switch c.mode {
@@ -72,7 +80,7 @@ func (c *Core) soloGate(now time.Duration) bool {
 		return true
 	case pb.Mode_MODE_SYNCING:
 		// Outputs made after the pause of the first copy wait for the record.
-		return !c.feeding
+		return !c.holding
 	}
 	return false
 }
@@ -82,7 +90,7 @@ func (c *Core) emitSolo(now time.Duration) {
 	if !c.soloGate(now) || c.out.len() == 0 {
 		return
 	}
-	c.report() // events are reported in SOLO, too
+	c.report(now) // events are reported in SOLO, too
 	for i := range c.out.carried {
 		c.emit(&c.out.carried[i], 0, true)
 	}
@@ -114,22 +122,32 @@ func (c *Core) emit(o *output, edgeMax uint64, leased bool) {
 
 // report tells the arbiter of outputs that it was not told of: all of them in
 // PROTECTED, and guest events in SOLO.
-func (c *Core) report() {
-	if !c.arbiterUp || c.out.reported == c.out.last || c.sync.first && c.feeding {
+func (c *Core) report(now time.Duration) {
+	if !c.arbiterUp || c.out.reported == c.out.last || c.holding {
 		return
 	}
 	protected := c.mode == pb.Mode_MODE_PROTECTED
-	solo := c.role == pb.Role_ROLE_ACTIVE && (c.mode == pb.Mode_MODE_SOLO || c.mode == pb.Mode_MODE_SYNCING && !c.feeding)
+	solo := c.role == pb.Role_ROLE_ACTIVE && (c.mode == pb.Mode_MODE_SOLO || c.mode == pb.Mode_MODE_SYNCING)
 	if !protected && !solo {
 		return
 	}
 	batch := &pb.Outputs{Epoch: c.epoch}
 	for i := range c.out.queue {
 		o := &c.out.queue[i]
-		if o.id <= c.out.reported || o.gone || solo && o.Kind != flow.Event {
+		if o.id <= c.out.reported {
+			continue
+		}
+		if now < o.opens && !c.flows.Pinned(o.Flow) {
+			break // what follows waits, too: reports keep their order
+		}
+		c.out.reported = o.id
+		if o.gone || solo && o.Kind != flow.Event {
 			continue
 		}
 		batch.Outputs = append(batch.Outputs, o.message())
+		if o.covered {
+			c.out.drop(o)
+		}
 		if len(batch.Outputs) == outputsPerReport {
 			c.toArbiter(&pb.FromReplica_Outputs{Outputs: batch})
 			batch = &pb.Outputs{Epoch: c.epoch}
@@ -138,7 +156,9 @@ func (c *Core) report() {
 	if len(batch.Outputs) > 0 {
 		c.toArbiter(&pb.FromReplica_Outputs{Outputs: batch})
 	}
-	c.out.reported = c.out.last
+	if c.role == pb.Role_ROLE_STANDBY {
+		c.out.trim()
+	}
 }
 
 // release lets outputs of the active go on the arbiter's word.
@@ -186,8 +206,8 @@ func (c *Core) emitted(m *pb.Emitted) {
 	}
 	for i := range c.out.queue {
 		o := &c.out.queue[i]
-		if !o.gone && c.marks.Covers(o.Output) {
-			c.out.drop(o)
+		if !o.gone && !o.covered && c.marks.Covers(o.Output) {
+			c.out.cover(o)
 		}
 	}
 	c.out.trim()
