@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -145,7 +146,12 @@ func (c *Cluster) StartStandalone() (*Process, error) {
 }
 
 func (c *Cluster) kernelLine() string {
-	line := "console=ttyS0 quiet ud.ip=" + GuestIP + "/24 ud.gw=192.168.127.1 ud.service=" + c.Service
+	// The image says which kernel options suit it.
+	line := "console=ttyS0 quiet"
+	if b, err := os.ReadFile(filepath.Join(c.Guest, "cmdline")); err == nil {
+		line = strings.TrimSpace(string(b))
+	}
+	line += " ud.ip=" + GuestIP + "/24 ud.gw=192.168.127.1 ud.service=" + c.Service
 	if c.Append != "" {
 		line += " " + c.Append
 	}
