@@ -30,11 +30,21 @@ const MaxSize = 1 << 40
 // ErrBounds is returned for an access that is not wholly inside guest memory.
 var ErrBounds = errors.New("address outside guest memory")
 
-// Memory is guest RAM that begins at guest-physical address Base.
+// Memory is guest RAM that begins at guest-physical address Base. It may have
+// a hole: see NewSplit. Pages are numbered without the hole.
 type Memory struct {
 	base  uint64
 	bytes []byte
 	dirty Bitmap
+	// The bytes from split on are at guest-physical addresses that are higher
+	// by gap. Without a hole split is the size.
+	split, gap uint64
+}
+
+// Region is a piece of memory without holes: Size bytes from Offset on appear
+// at the guest-physical address Phys.
+type Region struct {
+	Phys, Offset, Size uint64
 }
 
 // New maps size bytes of zeroed guest memory at guest-physical address base.
@@ -49,7 +59,23 @@ func New(base, size uint64) (*Memory, error) {
 	if err != nil {
 		return nil, fmt.Errorf("map %d bytes of guest memory: %w", size, err)
 	}
-	return &Memory{base: base, bytes: b, dirty: NewBitmap(size / PageSize)}, nil
+	return &Memory{base: base, bytes: b, dirty: NewBitmap(size / PageSize), split: size}, nil
+}
+
+// NewSplit is New at base 0, where what does not fit below holeStart continues
+// at holeEnd: a PC's memory around the addresses of its devices. Both must be
+// multiples of PageSize.
+func NewSplit(size, holeStart, holeEnd uint64) (*Memory, error) {
+	if holeStart == 0 || holeStart > holeEnd || holeStart%PageSize != 0 || holeEnd%PageSize != 0 || holeEnd > MaxSize {
+		return nil, fmt.Errorf("hole [%#x, %#x) in guest memory: must begin above 0 and end at most at %#x, at multiples of %d",
+			holeStart, holeEnd, uint64(MaxSize), PageSize)
+	}
+	m, err := New(0, size)
+	if err != nil {
+		return nil, err
+	}
+	m.split, m.gap = min(size, holeStart), holeEnd-holeStart
+	return m, nil
 }
 
 // Close unmaps the memory. Nothing may use it afterwards.
@@ -64,6 +90,43 @@ func (m *Memory) Close() error {
 
 // Base returns the guest-physical address of the first byte.
 func (m *Memory) Base() uint64 { return m.base }
+
+// Regions returns the pieces of memory in ascending order: one, or two around
+// a hole.
+func (m *Memory) Regions() []Region {
+	r := []Region{{Phys: m.base, Size: m.split}}
+	if m.split < m.Size() {
+		r = append(r, Region{Phys: m.base + m.split + m.gap, Offset: m.split, Size: m.Size() - m.split})
+	}
+	return r
+}
+
+// Address returns the guest-physical address of page n, which must be < Pages.
+func (m *Memory) Address(n uint64) uint64 {
+	off := n << PageShift
+	if off >= m.split {
+		off += m.gap
+	}
+	return m.base + off
+}
+
+// offset translates the range [addr, addr+n) to the offset of its first byte.
+// ok is false unless all of it is memory. A range that begins at the end of a
+// piece of memory is inside it only if it is empty.
+func (m *Memory) offset(addr, n uint64) (off uint64, ok bool) {
+	off = addr - m.base
+	if addr < m.base {
+		return 0, false
+	}
+	if off <= m.split && n <= m.split-off {
+		return off, true
+	}
+	if off < m.split+m.gap {
+		return 0, false
+	}
+	off -= m.gap
+	return off, off <= m.Size() && n <= m.Size()-off
+}
 
 // Size returns the number of bytes.
 func (m *Memory) Size() uint64 { return uint64(len(m.bytes)) }
@@ -84,16 +147,16 @@ func (m *Memory) Page(n uint64) []byte {
 
 // Contains tells whether [addr, addr+n) is guest memory.
 func (m *Memory) Contains(addr, n uint64) bool {
-	off := addr - m.base
-	return addr >= m.base && off <= uint64(len(m.bytes)) && n <= uint64(len(m.bytes))-off
+	_, ok := m.offset(addr, n)
+	return ok
 }
 
 // Slice returns the n bytes at guest-physical addr for reading only.
 func (m *Memory) Slice(addr, n uint64) ([]byte, error) {
-	if !m.Contains(addr, n) {
+	off, ok := m.offset(addr, n)
+	if !ok {
 		return nil, fmt.Errorf("%d bytes at %#x: %w", n, addr, ErrBounds)
 	}
-	off := addr - m.base
 	return m.bytes[off : off+n : off+n], nil
 }
 
@@ -171,7 +234,8 @@ func (m *Memory) MarkDirty(addr, n uint64) {
 	if n == 0 {
 		return
 	}
-	first, last := (addr-m.base)>>PageShift, (addr-m.base+n-1)>>PageShift
+	off, _ := m.offset(addr, n)
+	first, last := off>>PageShift, (off+n-1)>>PageShift
 	for p := first; p <= last; p++ {
 		m.dirty.Set(p)
 	}
