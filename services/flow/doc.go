@@ -11,16 +11,18 @@
 //  1. gives every frame that the guest transmits to Out, in order, and holds
 //     the frame with the Output;
 //  2. after each Out, on the active, asks Opened, and sends an Opening to the
-//     standby before any later input; the standby gives it to Learn;
-//  3. gives every input to In before the guest gets it. In numbers its inputs:
-//     the standby must In the same inputs as the active, in the same order;
+//     standby before any later input; the standby gives it to Learn, and
+//     reports no outputs of a connection before (AwaitsOpening);
+//  3. gives every input to In when the guest gets it, each once, in the same
+//     order in both copies;
 //  4. gives every frame that leaves to EmitFlow (or Emit);
 //  5. calls Confirm for bytes that cannot be probed any more: those that have
 //     left, at the active, and those that the active said have left, at the
 //     standby;
-//  6. at the pause of a resynchronization calls Save at the active, then
-//     NewEpoch; the standby calls Load when it applies the stage. An Opening
-//     that was sent after the pause must reach Learn after Load;
+//  6. at the pause of a resynchronization calls Save at the active, and
+//     NewEpoch before its guest goes on; the standby calls Load when it applies
+//     the stage. An Opening that was sent after the pause must reach Learn
+//     after Load;
 //  7. turns digests off while it runs alone (SetDigests).
 //
 // # Streams

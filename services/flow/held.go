@@ -56,23 +56,16 @@ func (t *Table) rebase(s *stream) {
 	l.buf, l.from = nil, 0
 }
 
-// feed writes what the stream has in [from, to), both in the tail, to h.
+// feed writes what the stream has in [from, to), both in the tail and to below
+// the stream's end, to h. A FIN is not among it: in a tail it is at the end.
 func (s *stream) feed(h *xxh3.Hasher128, from, to uint64) {
 	l := s.tail
 	if from == 0 && to > 0 {
 		_, _ = h.Write(s.syn[:])
 		from = 1
 	}
-	held := l.held()
-	stop := to
-	if s.fin != 0 && from <= s.fin && s.fin < to {
-		stop = s.fin
-	}
-	if from < stop {
-		_, _ = h.Write(held[from-l.base : stop-l.base])
-	}
-	if stop < to {
-		_, _ = h.WriteString(finMarker)
+	if from < to {
+		_, _ = h.Write(l.held()[from-l.base : to-l.base])
 	}
 }
 
@@ -106,7 +99,7 @@ func (t *Table) hold(s *stream, b []byte) {
 	}
 	if need := len(l.buf) + len(b); need > cap(l.buf) {
 		live := l.held()
-		if l.from > 0 && len(live) <= cap(l.buf)/2 && len(live)+len(b) <= cap(l.buf) {
+		if len(live) <= cap(l.buf)/2 && len(live)+len(b) <= cap(l.buf) {
 			l.buf = l.buf[:copy(l.buf, live)]
 		} else {
 			buf := t.pool.buffer(len(live) + len(b))

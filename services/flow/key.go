@@ -95,7 +95,7 @@ func (k *key) append(b []byte) []byte {
 // Origins of a connection, which go into its ID.
 const (
 	openedByPeer  = 'P' // the number is the peer's ISN and the incarnation
-	openedByGuest = 'G' // the number counts the guest's openings
+	openedByGuest = 'G' // the number counts epochs and the guest's openings in one
 	pickedUp      = 'M'
 	datagramFlow  = 'D'
 )

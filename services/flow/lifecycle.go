@@ -1,14 +1,15 @@
 package flow
 
-import "github.com/understudy-ft/understudy/services/packet"
+import (
+	"github.com/zeebo/xxh3"
+
+	"github.com/understudy-ft/understudy/services/packet"
+)
 
 // open returns the connection that a SYN of the guest belongs to. old is the
 // latest connection of the tuple, or nil.
 func (t *Table) open(p *packet.Packet, k *key, old *stream) *stream {
 	s := &stream{key: *k, iss: p.Seq, phase: embryonic}
-	if old != nil {
-		s.opens = old.opens
-	}
 	if p.Flags&packet.ACK != 0 {
 		s.origin = openedByPeer
 		s.irs, s.irsKnown = p.Ack-1, true
@@ -29,14 +30,19 @@ func (t *Table) open(p *packet.Packet, k *key, old *stream) *stream {
 			}
 			s.incarnation = old.incarnation + 1
 		}
-		s.id = t.id(k, s.origin, uint64(s.irs)<<32|uint64(s.incarnation))
+		for {
+			s.id = t.id(k, s.origin, uint64(s.irs)<<32|uint64(s.incarnation))
+			if t.streams[s.id] == nil {
+				break
+			}
+			s.incarnation++
+		}
 	} else {
 		if old != nil && old.origin == openedByGuest && old.phase != closed && old.iss == p.Seq {
 			return old
 		}
 		s.origin = openedByGuest
-		s.opens++
-		s.id = t.id(k, s.origin, s.opens)
+		s.id = t.id(k, s.origin, t.generation<<32|uint64(t.countOpening(k)))
 	}
 	if p.HasScale {
 		s.ownScale = min(p.WindowScale, 14)
@@ -44,6 +50,21 @@ func (t *Table) open(p *packet.Packet, k *key, old *stream) *stream {
 	t.add(s)
 	t.announce(s, p)
 	return s
+}
+
+// openingsMax bounds the tuples whose openings are counted in an epoch.
+const openingsMax = 1 << 17
+
+// countOpening counts the openings by the guest of one tuple in this epoch,
+// whether or not their connections are still known: an ID must not come back
+// while the arbiter remembers it.
+func (t *Table) countOpening(k *key) uint32 {
+	h := xxh3.Hash(k.append(t.scratch[:0]))
+	if len(t.openings) >= openingsMax {
+		clear(t.openings)
+	}
+	t.openings[h]++
+	return t.openings[h]
 }
 
 // pickUp returns a new stream for a connection whose opening was not seen.

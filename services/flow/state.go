@@ -26,10 +26,10 @@ var origins = map[byte]understudyv1.StreamOrigin{
 }
 
 // Save returns the connections and addresses that the table knows, for the
-// epoch that begins now. Digests and datagram counts are not part of it: they
+// epoch that begins now: just before or just after NewEpoch. Digests and datagram counts are not part of it: they
 // restart with the epoch.
 func (t *Table) Save() []byte {
-	st := &understudyv1.FlowTableState{Version: stateVersion, Seed: t.seed}
+	st := &understudyv1.FlowTableState{Version: stateVersion, Seed: t.seed, Generation: t.nextGeneration()}
 	for i := range t.lists {
 		for s := t.lists[i].first; s != nil; s = s.after {
 			st.Streams = append(st.Streams, t.saveStream(s))
@@ -54,7 +54,7 @@ func (t *Table) saveStream(s *stream) *understudyv1.StreamState {
 	return &understudyv1.StreamState{
 		GuestIp: saveIP(s.key.version, s.key.src), PeerIp: saveIP(s.key.version, s.key.dst),
 		GuestPort: uint32(s.key.sport), PeerPort: uint32(s.key.dport), Vlans: saveVLANs(s.key.vlans),
-		Id: uint64(s.id), Origin: origins[s.origin], Opens: s.opens, Incarnation: s.incarnation,
+		Id: uint64(s.id), Origin: origins[s.origin], Incarnation: s.incarnation,
 		Replaced: t.tuples[s.key] != s, Reset_: s.reset,
 		Iss: s.iss, Irs: s.irs, IrsKnown: s.irsKnown,
 		Next: s.next, Acked: s.acked, AckNext: s.ackNext, Fin: s.fin, PeerFin: s.peerFIN,
@@ -78,7 +78,7 @@ func (t *Table) Load(state []byte) error {
 		return fmt.Errorf("%w: version %d, want %d", ErrState, st.Version, stateVersion)
 	}
 	n := &Table{
-		seed: st.Seed, limits: t.limits, policy: t.policy, digests: t.digests, counters: t.counters,
+		seed: st.Seed, generation: st.Generation, limits: t.limits, policy: t.policy, digests: t.digests, counters: t.counters,
 	}
 	n.clear()
 	n.pool.limit = t.pool.limit
@@ -134,7 +134,7 @@ func (t *Table) Load(state []byte) error {
 
 func loadStream(m *understudyv1.StreamState) (*stream, error) {
 	s := &stream{
-		id: ID(m.Id), opens: m.Opens, incarnation: m.Incarnation, reset: m.Reset_,
+		id: ID(m.Id), incarnation: m.Incarnation, reset: m.Reset_,
 		iss: m.Iss, irs: m.Irs, irsKnown: m.IrsKnown,
 		next: m.Next, acked: m.Acked, ackNext: m.AckNext, fin: m.Fin, peerFIN: m.PeerFin,
 		ownScale: uint8(m.OwnScale), scale: uint8(m.Scale),

@@ -25,8 +25,6 @@ type stream struct {
 	phase phase
 
 	origin byte
-	// opens counts the guest's openings on this tuple up to this connection.
-	opens uint64
 	// incarnation counts openings under one ISN of the peer.
 	incarnation uint32
 
@@ -58,7 +56,7 @@ func (s *stream) at() *links[stream] { return &s.links }
 
 func (s *stream) newEpoch(t *Table) {
 	t.dropTail(s)
-	s.named = false
+	s.named, s.opened = false, false
 	s.gapLo, s.gapHi = 0, 0
 	s.bypass = t.bypassed(&s.key)
 }
@@ -216,7 +214,7 @@ func (t *Table) extend(s *stream, p *packet.Packet, start, end uint64) {
 	} else {
 		l := s.tail
 		if s.fin != 0 && s.fin >= l.base {
-			t.rebase(s) // bytes after FIN: at most one FIN lies in a tail
+			t.rebase(s) // a FIN may only be at the end of a tail
 		}
 		if s.next < payload {
 			_, _ = l.end.Write(s.syn[:])

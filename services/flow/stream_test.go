@@ -48,7 +48,7 @@ func (c *copyOf) transmit(t *rapid.T, from, to uint64) Output {
 		s.mss, s.scale, s.sackOK = 1460, 7, true
 		begin++
 	}
-	if to == last+1 {
+	if from <= last && to == last+1 {
 		s.flags |= fFIN
 	}
 	if end := min(to, last); begin < end {
@@ -175,6 +175,9 @@ func TestFINIsSeen(t *testing.T) {
 	if late.End != 5 || late.Digest.IsZero() {
 		t.Fatalf("%+v", late)
 	}
+	if before, ok := tab.DigestAt(late.Flow, 4); !ok || before == late.Digest {
+		t.Fatalf("FIN changes nothing: %x %v", before, ok)
+	}
 }
 
 // step is a segment that the guest sends, and what is said of it.
@@ -231,6 +234,9 @@ func TestSegments(t *testing.T) {
 			{seg{flags: fFIN | fACK, seq: isn + 1, ack: irs + 1, payload: []byte("abc")}, Output{Kind: Stream, End: 5, Ack: 1, Edge: 1, Flags: ACK | FIN}, true},
 			{seg{flags: fFIN | fACK, seq: isn + 4, ack: irs + 1}, Output{Kind: Stream, End: 5, Ack: 1, Edge: 1, Flags: ACK | FIN}, false},
 			{seg{flags: fFIN | fACK, seq: isn + 1, ack: irs + 1, payload: []byte("ab")}, Output{Kind: Datagram, End: 1}, true}}},
+		{"data in place of FIN is odd", []step{synack,
+			{seg{flags: fFIN | fACK, seq: isn + 1, ack: irs + 1, payload: []byte("abc")}, Output{Kind: Stream, End: 5, Ack: 1, Edge: 1, Flags: ACK | FIN}, true},
+			{seg{flags: fACK, seq: isn + 1, ack: irs + 1, payload: []byte("abc\x00")}, Output{Kind: Datagram, End: 1}, true}}},
 		{"an unknown connection is picked up with absolute numbers", []step{
 			{seg{flags: fACK, seq: 7, ack: 5, window: 2, payload: []byte("abc")}, Output{Kind: Stream, End: 1<<32 + 10, Ack: 1<<32 + 5, Edge: 1<<32 + 7, Flags: ACK}, true},
 			{seg{flags: fACK, seq: 10, ack: 5, window: 2, payload: []byte("d")}, Output{Kind: Stream, End: 1<<32 + 11, Ack: 1<<32 + 5, Edge: 1<<32 + 7, Flags: ACK}, true},
@@ -261,6 +267,69 @@ func TestSegments(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What the peer has acknowledged may be repeated as rubbish: the peer ignores it.
+func TestKeepAliveWithRubbish(t *testing.T) {
+	for _, acked := range []bool{false, true} {
+		tab := NewTable(1)
+		tab.Out(seg{flags: fSYN | fACK, seq: 1, ack: 6}.frame())
+		tab.Out(seg{flags: fACK, seq: 2, ack: 6, payload: []byte("abc")}.frame())
+		if acked {
+			tab.In(seg{flags: fACK, seq: 6, ack: 5}.reply().frame())
+		}
+		o := tab.Out(seg{flags: fACK, seq: 4, ack: 6, payload: []byte("X")}.frame())
+		if (o.Kind == Stream) != acked {
+			t.Errorf("acknowledged %v: %+v", acked, o)
+		}
+	}
+}
+
+// Whatever a hostile guest sends, a table that had to forget and one that was
+// told of confirmations say the same as one that holds all, or nothing.
+func TestHostileGuest(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		small, free := NewTable(1), NewTable(1)
+		l := DefaultLimits
+		l.HeldPerStream, l.Held = rapid.IntRange(1, 200).Draw(t, "per stream"), rapid.IntRange(1, 9<<10).Draw(t, "all")
+		small.SetLimits(l)
+		base := isns.Draw(t, "base")
+		ends := map[ID]uint64{}
+		for range rapid.IntRange(1, 40).Draw(t, "segments") {
+			s := seg{
+				seq: base + rapid.Uint32Range(0, 60).Draw(t, "seq"), ack: rapid.Uint32Range(5, 6).Draw(t, "ack"),
+				flags:   rapid.SampledFrom([]uint8{fACK, fACK, fACK, fACK, fACK | fFIN, fACK | fFIN, fFIN, fSYN, fSYN | fACK, fRST, fSYN | fFIN, 0, 0xff}).Draw(t, "flags"),
+				payload: rapid.SliceOfN(rapid.ByteRange(0, 1), 0, 60).Draw(t, "payload"),
+			}
+			a, b := small.Out(s.frame()), free.Out(s.frame())
+			a.Name, b.Name = "", ""
+			if a.Kind == b.Kind && a.Kind == Stream && a != b || a.Kind == Datagram && b.Kind == Stream {
+				t.Fatalf("%+v and %+v", a, b) // only who holds bytes can find others in their place
+			}
+			if a.Kind == Stream {
+				if !a.Digest.IsZero() && a.End <= ends[a.Flow] {
+					t.Fatalf("%+v is not new: %d", a, ends[a.Flow])
+				}
+				ends[a.Flow] = max(ends[a.Flow], a.End)
+				switch rapid.IntRange(0, 5).Draw(t, "then") {
+				case 0:
+					small.Confirm(a.Flow, rapid.Uint64Range(0, a.End+1).Draw(t, "confirmed"))
+				case 1:
+					in := seg{flags: fACK, seq: 5, ack: s.seq}.reply()
+					small.In(in.frame())
+					free.In(in.frame())
+				}
+			}
+			for id, end := range ends {
+				for at := end - min(end, 70); at <= end; at++ {
+					x, ok := small.DigestAt(id, at)
+					if y, known := free.DigestAt(id, at); ok && (!known || x != y) {
+						t.Fatalf("at %d of %d: %x, free %x %v", at, end, x, y, known)
+					}
+				}
+			}
+		}
+	})
 }
 
 // Copies that leave the same gap agree, others do not.

@@ -56,6 +56,11 @@ type Table struct {
 	recent    list[datagrams]
 	passed    [classes]bool // named in this epoch
 
+	// generation counts the epochs in which the guest opened connections;
+	// both copies have the same.
+	generation uint64
+	openings   map[uint64]uint32 // by the guest in this epoch, by hash of tuple
+
 	// Openings learnt for connections that the guest has not opened yet, in a
 	// ring in order of arrival.
 	learnt     map[ID]Opening
@@ -90,6 +95,7 @@ func (t *Table) clear() {
 	}
 	t.datagrams = make(map[key]*datagrams)
 	t.recent = list[datagrams]{}
+	t.openings = make(map[uint64]uint32)
 	t.learnt = make(map[ID]Opening)
 	t.learntRing, t.learntNext = nil, 0
 	t.hasOpening = false
@@ -125,8 +131,17 @@ func (t *Table) NewEpoch() {
 	clear(t.datagrams)
 	t.recent = list[datagrams]{}
 	t.passed = [classes]bool{}
+	t.generation = t.nextGeneration()
+	clear(t.openings)
 	clear(t.learnt)
 	t.learntRing, t.learntNext = t.learntRing[:0], 0
+}
+
+func (t *Table) nextGeneration() uint64 {
+	if len(t.openings) > 0 {
+		return t.generation + 1
+	}
+	return t.generation
 }
 
 // bypassed asks the policy about a flow.

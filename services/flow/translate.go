@@ -20,6 +20,8 @@ type translation struct {
 	// learnt: the outside knows it, whatever the guest does.
 	outISS uint32
 	pinned bool
+	// opened: in this epoch.
+	opened bool
 
 	// tsDelta added to the guest's timestamps gives those of outside space.
 	tsDelta uint32
@@ -55,7 +57,7 @@ func (s *stream) noteTSval(p *packet.Packet) {
 // announce notes the numbers of a SYN of a new connection, or of one whose guest
 // chose a new ISN, and makes its Opening.
 func (t *Table) announce(s *stream, p *packet.Packet) {
-	s.synHasTS, s.synTS = p.HasTS(), p.TSval
+	s.synHasTS, s.synTS, s.opened = p.HasTS(), p.TSval, true
 	if !s.pinned {
 		s.outISS = s.iss
 		s.tsDelta = 0
@@ -78,7 +80,12 @@ func (s *stream) pin(o Opening) {
 // Opened returns the Opening that the last Out brought, if it brought one. The
 // active sends it to the standby before any later input; the standby ignores
 // it.
-func (t *Table) Opened() (Opening, bool) { return t.opening, t.hasOpening }
+func (t *Table) Opened() (Opening, bool) {
+	if !t.hasOpening {
+		return Opening{}, false
+	}
+	return t.opening, true
+}
 
 // Learn gives the standby an Opening of the active, before or after its own
 // guest opens that connection.
@@ -97,6 +104,16 @@ func (t *Table) Learn(o Opening) {
 		}
 	}
 	t.learnt[o.Flow] = o
+}
+
+// AwaitsOpening tells whether id is a connection that this copy's guest opened or
+// accepted in this epoch, and no Opening of it was learnt. A standby should not
+// report outputs of such a connection: the active's SYN might leave, and the
+// active be lost with the Opening, and the peer would know an ISN that nobody
+// can serve. If no Opening comes in time, the copies have diverged.
+func (t *Table) AwaitsOpening(id ID) bool {
+	s := t.streams[id]
+	return s != nil && s.opened && !s.pinned
 }
 
 // In translates a frame from outside for this copy's guest, in place, and
@@ -157,7 +174,7 @@ func (s *stream) hearEcho(p *packet.Packet) {
 	if !s.echoSeen || int32(p.TSecr-s.echo) > 0 {
 		s.echoSeen, s.echo = true, p.TSecr
 	}
-	if !s.pinned && s.tsDelta == 0 || !s.tsSeen {
+	if !s.tsSeen {
 		return
 	}
 	v := p.TSecr - s.tsDelta

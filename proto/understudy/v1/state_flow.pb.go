@@ -81,9 +81,11 @@ type FlowTableState struct {
 	Version uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
 	// Seed of the flow IDs.
 	Seed uint64 `protobuf:"fixed64,2,opt,name=seed,proto3" json:"seed,omitempty"`
+	// Counts epochs; goes into the IDs of connections that the guest opens.
+	Generation uint64 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
 	// Least recently used first.
-	Streams       []*StreamState  `protobuf:"bytes,3,rep,name=streams,proto3" json:"streams,omitempty"`
-	Addresses     []*GuestAddress `protobuf:"bytes,4,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Streams       []*StreamState  `protobuf:"bytes,4,rep,name=streams,proto3" json:"streams,omitempty"`
+	Addresses     []*GuestAddress `protobuf:"bytes,5,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -132,6 +134,13 @@ func (x *FlowTableState) GetSeed() uint64 {
 	return 0
 }
 
+func (x *FlowTableState) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
 func (x *FlowTableState) GetStreams() []*StreamState {
 	if x != nil {
 		return x.Streams
@@ -159,36 +168,35 @@ type StreamState struct {
 	Vlans       []uint32     `protobuf:"varint,5,rep,packed,name=vlans,proto3" json:"vlans,omitempty"`
 	Id          uint64       `protobuf:"fixed64,6,opt,name=id,proto3" json:"id,omitempty"`
 	Origin      StreamOrigin `protobuf:"varint,7,opt,name=origin,proto3,enum=understudy.v1.StreamOrigin" json:"origin,omitempty"`
-	Opens       uint64       `protobuf:"varint,8,opt,name=opens,proto3" json:"opens,omitempty"`
-	Incarnation uint32       `protobuf:"varint,9,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Incarnation uint32       `protobuf:"varint,8,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	// Absent from the table of latest connections: another has begun between
 	// the same ports.
-	Replaced bool   `protobuf:"varint,10,opt,name=replaced,proto3" json:"replaced,omitempty"`
-	Reset_   bool   `protobuf:"varint,11,opt,name=reset,proto3" json:"reset,omitempty"`
-	Iss      uint32 `protobuf:"fixed32,12,opt,name=iss,proto3" json:"iss,omitempty"`
-	Irs      uint32 `protobuf:"fixed32,13,opt,name=irs,proto3" json:"irs,omitempty"`
-	IrsKnown bool   `protobuf:"varint,14,opt,name=irs_known,json=irsKnown,proto3" json:"irs_known,omitempty"`
-	Next     uint64 `protobuf:"varint,15,opt,name=next,proto3" json:"next,omitempty"`
-	Acked    uint64 `protobuf:"varint,16,opt,name=acked,proto3" json:"acked,omitempty"`
-	AckNext  uint64 `protobuf:"varint,17,opt,name=ack_next,json=ackNext,proto3" json:"ack_next,omitempty"`
+	Replaced bool   `protobuf:"varint,9,opt,name=replaced,proto3" json:"replaced,omitempty"`
+	Reset_   bool   `protobuf:"varint,10,opt,name=reset,proto3" json:"reset,omitempty"`
+	Iss      uint32 `protobuf:"fixed32,11,opt,name=iss,proto3" json:"iss,omitempty"`
+	Irs      uint32 `protobuf:"fixed32,12,opt,name=irs,proto3" json:"irs,omitempty"`
+	IrsKnown bool   `protobuf:"varint,13,opt,name=irs_known,json=irsKnown,proto3" json:"irs_known,omitempty"`
+	Next     uint64 `protobuf:"varint,14,opt,name=next,proto3" json:"next,omitempty"`
+	Acked    uint64 `protobuf:"varint,15,opt,name=acked,proto3" json:"acked,omitempty"`
+	AckNext  uint64 `protobuf:"varint,16,opt,name=ack_next,json=ackNext,proto3" json:"ack_next,omitempty"`
 	// 0: none.
-	Fin      uint64 `protobuf:"varint,18,opt,name=fin,proto3" json:"fin,omitempty"`
-	PeerFin  uint64 `protobuf:"varint,19,opt,name=peer_fin,json=peerFin,proto3" json:"peer_fin,omitempty"`
-	OwnScale uint32 `protobuf:"varint,20,opt,name=own_scale,json=ownScale,proto3" json:"own_scale,omitempty"`
-	Scale    uint32 `protobuf:"varint,21,opt,name=scale,proto3" json:"scale,omitempty"`
+	Fin      uint64 `protobuf:"varint,17,opt,name=fin,proto3" json:"fin,omitempty"`
+	PeerFin  uint64 `protobuf:"varint,18,opt,name=peer_fin,json=peerFin,proto3" json:"peer_fin,omitempty"`
+	OwnScale uint32 `protobuf:"varint,19,opt,name=own_scale,json=ownScale,proto3" json:"own_scale,omitempty"`
+	Scale    uint32 `protobuf:"varint,20,opt,name=scale,proto3" json:"scale,omitempty"`
 	// 32 bytes.
-	Syn []byte `protobuf:"bytes,22,opt,name=syn,proto3" json:"syn,omitempty"`
+	Syn []byte `protobuf:"bytes,21,opt,name=syn,proto3" json:"syn,omitempty"`
 	// The guest's initial sequence number as the outside knows it.
-	OutsideIss      uint32 `protobuf:"fixed32,23,opt,name=outside_iss,json=outsideIss,proto3" json:"outside_iss,omitempty"`
-	Pinned          bool   `protobuf:"varint,24,opt,name=pinned,proto3" json:"pinned,omitempty"`
-	TimestampDelta  uint32 `protobuf:"fixed32,25,opt,name=timestamp_delta,json=timestampDelta,proto3" json:"timestamp_delta,omitempty"`
-	SynTimestamp    uint32 `protobuf:"fixed32,26,opt,name=syn_timestamp,json=synTimestamp,proto3" json:"syn_timestamp,omitempty"`
-	SynHasTimestamp bool   `protobuf:"varint,27,opt,name=syn_has_timestamp,json=synHasTimestamp,proto3" json:"syn_has_timestamp,omitempty"`
-	LastTimestamp   uint32 `protobuf:"fixed32,28,opt,name=last_timestamp,json=lastTimestamp,proto3" json:"last_timestamp,omitempty"`
-	TimestampSeen   bool   `protobuf:"varint,29,opt,name=timestamp_seen,json=timestampSeen,proto3" json:"timestamp_seen,omitempty"`
-	Echo            uint32 `protobuf:"fixed32,30,opt,name=echo,proto3" json:"echo,omitempty"`
-	EchoSeen        bool   `protobuf:"varint,31,opt,name=echo_seen,json=echoSeen,proto3" json:"echo_seen,omitempty"`
-	EdgeSpoken      uint64 `protobuf:"varint,32,opt,name=edge_spoken,json=edgeSpoken,proto3" json:"edge_spoken,omitempty"`
+	OutsideIss      uint32 `protobuf:"fixed32,22,opt,name=outside_iss,json=outsideIss,proto3" json:"outside_iss,omitempty"`
+	Pinned          bool   `protobuf:"varint,23,opt,name=pinned,proto3" json:"pinned,omitempty"`
+	TimestampDelta  uint32 `protobuf:"fixed32,24,opt,name=timestamp_delta,json=timestampDelta,proto3" json:"timestamp_delta,omitempty"`
+	SynTimestamp    uint32 `protobuf:"fixed32,25,opt,name=syn_timestamp,json=synTimestamp,proto3" json:"syn_timestamp,omitempty"`
+	SynHasTimestamp bool   `protobuf:"varint,26,opt,name=syn_has_timestamp,json=synHasTimestamp,proto3" json:"syn_has_timestamp,omitempty"`
+	LastTimestamp   uint32 `protobuf:"fixed32,27,opt,name=last_timestamp,json=lastTimestamp,proto3" json:"last_timestamp,omitempty"`
+	TimestampSeen   bool   `protobuf:"varint,28,opt,name=timestamp_seen,json=timestampSeen,proto3" json:"timestamp_seen,omitempty"`
+	Echo            uint32 `protobuf:"fixed32,29,opt,name=echo,proto3" json:"echo,omitempty"`
+	EchoSeen        bool   `protobuf:"varint,30,opt,name=echo_seen,json=echoSeen,proto3" json:"echo_seen,omitempty"`
+	EdgeSpoken      uint64 `protobuf:"varint,31,opt,name=edge_spoken,json=edgeSpoken,proto3" json:"edge_spoken,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -270,13 +278,6 @@ func (x *StreamState) GetOrigin() StreamOrigin {
 		return x.Origin
 	}
 	return StreamOrigin_STREAM_ORIGIN_UNSPECIFIED
-}
-
-func (x *StreamState) GetOpens() uint64 {
-	if x != nil {
-		return x.Opens
-	}
-	return 0
 }
 
 func (x *StreamState) GetIncarnation() uint32 {
@@ -522,12 +523,15 @@ var File_understudy_v1_state_flow_proto protoreflect.FileDescriptor
 
 const file_understudy_v1_state_flow_proto_rawDesc = "" +
 	"\n" +
-	"\x1eunderstudy/v1/state_flow.proto\x12\runderstudy.v1\"\xaf\x01\n" +
+	"\x1eunderstudy/v1/state_flow.proto\x12\runderstudy.v1\"\xcf\x01\n" +
 	"\x0eFlowTableState\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x12\n" +
-	"\x04seed\x18\x02 \x01(\x06R\x04seed\x124\n" +
-	"\astreams\x18\x03 \x03(\v2\x1a.understudy.v1.StreamStateR\astreams\x129\n" +
-	"\taddresses\x18\x04 \x03(\v2\x1b.understudy.v1.GuestAddressR\taddresses\"\x8d\a\n" +
+	"\x04seed\x18\x02 \x01(\x06R\x04seed\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x03 \x01(\x04R\n" +
+	"generation\x124\n" +
+	"\astreams\x18\x04 \x03(\v2\x1a.understudy.v1.StreamStateR\astreams\x129\n" +
+	"\taddresses\x18\x05 \x03(\v2\x1b.understudy.v1.GuestAddressR\taddresses\"\xf7\x06\n" +
 	"\vStreamState\x12\x19\n" +
 	"\bguest_ip\x18\x01 \x01(\fR\aguestIp\x12\x17\n" +
 	"\apeer_ip\x18\x02 \x01(\fR\x06peerIp\x12\x1d\n" +
@@ -536,34 +540,33 @@ const file_understudy_v1_state_flow_proto_rawDesc = "" +
 	"\tpeer_port\x18\x04 \x01(\rR\bpeerPort\x12\x14\n" +
 	"\x05vlans\x18\x05 \x03(\rR\x05vlans\x12\x0e\n" +
 	"\x02id\x18\x06 \x01(\x06R\x02id\x123\n" +
-	"\x06origin\x18\a \x01(\x0e2\x1b.understudy.v1.StreamOriginR\x06origin\x12\x14\n" +
-	"\x05opens\x18\b \x01(\x04R\x05opens\x12 \n" +
-	"\vincarnation\x18\t \x01(\rR\vincarnation\x12\x1a\n" +
-	"\breplaced\x18\n" +
-	" \x01(\bR\breplaced\x12\x14\n" +
-	"\x05reset\x18\v \x01(\bR\x05reset\x12\x10\n" +
-	"\x03iss\x18\f \x01(\aR\x03iss\x12\x10\n" +
-	"\x03irs\x18\r \x01(\aR\x03irs\x12\x1b\n" +
-	"\tirs_known\x18\x0e \x01(\bR\birsKnown\x12\x12\n" +
-	"\x04next\x18\x0f \x01(\x04R\x04next\x12\x14\n" +
-	"\x05acked\x18\x10 \x01(\x04R\x05acked\x12\x19\n" +
-	"\back_next\x18\x11 \x01(\x04R\aackNext\x12\x10\n" +
-	"\x03fin\x18\x12 \x01(\x04R\x03fin\x12\x19\n" +
-	"\bpeer_fin\x18\x13 \x01(\x04R\apeerFin\x12\x1b\n" +
-	"\town_scale\x18\x14 \x01(\rR\bownScale\x12\x14\n" +
-	"\x05scale\x18\x15 \x01(\rR\x05scale\x12\x10\n" +
-	"\x03syn\x18\x16 \x01(\fR\x03syn\x12\x1f\n" +
-	"\voutside_iss\x18\x17 \x01(\aR\n" +
+	"\x06origin\x18\a \x01(\x0e2\x1b.understudy.v1.StreamOriginR\x06origin\x12 \n" +
+	"\vincarnation\x18\b \x01(\rR\vincarnation\x12\x1a\n" +
+	"\breplaced\x18\t \x01(\bR\breplaced\x12\x14\n" +
+	"\x05reset\x18\n" +
+	" \x01(\bR\x05reset\x12\x10\n" +
+	"\x03iss\x18\v \x01(\aR\x03iss\x12\x10\n" +
+	"\x03irs\x18\f \x01(\aR\x03irs\x12\x1b\n" +
+	"\tirs_known\x18\r \x01(\bR\birsKnown\x12\x12\n" +
+	"\x04next\x18\x0e \x01(\x04R\x04next\x12\x14\n" +
+	"\x05acked\x18\x0f \x01(\x04R\x05acked\x12\x19\n" +
+	"\back_next\x18\x10 \x01(\x04R\aackNext\x12\x10\n" +
+	"\x03fin\x18\x11 \x01(\x04R\x03fin\x12\x19\n" +
+	"\bpeer_fin\x18\x12 \x01(\x04R\apeerFin\x12\x1b\n" +
+	"\town_scale\x18\x13 \x01(\rR\bownScale\x12\x14\n" +
+	"\x05scale\x18\x14 \x01(\rR\x05scale\x12\x10\n" +
+	"\x03syn\x18\x15 \x01(\fR\x03syn\x12\x1f\n" +
+	"\voutside_iss\x18\x16 \x01(\aR\n" +
 	"outsideIss\x12\x16\n" +
-	"\x06pinned\x18\x18 \x01(\bR\x06pinned\x12'\n" +
-	"\x0ftimestamp_delta\x18\x19 \x01(\aR\x0etimestampDelta\x12#\n" +
-	"\rsyn_timestamp\x18\x1a \x01(\aR\fsynTimestamp\x12*\n" +
-	"\x11syn_has_timestamp\x18\x1b \x01(\bR\x0fsynHasTimestamp\x12%\n" +
-	"\x0elast_timestamp\x18\x1c \x01(\aR\rlastTimestamp\x12%\n" +
-	"\x0etimestamp_seen\x18\x1d \x01(\bR\rtimestampSeen\x12\x12\n" +
-	"\x04echo\x18\x1e \x01(\aR\x04echo\x12\x1b\n" +
-	"\techo_seen\x18\x1f \x01(\bR\bechoSeen\x12\x1f\n" +
-	"\vedge_spoken\x18  \x01(\x04R\n" +
+	"\x06pinned\x18\x17 \x01(\bR\x06pinned\x12'\n" +
+	"\x0ftimestamp_delta\x18\x18 \x01(\aR\x0etimestampDelta\x12#\n" +
+	"\rsyn_timestamp\x18\x19 \x01(\aR\fsynTimestamp\x12*\n" +
+	"\x11syn_has_timestamp\x18\x1a \x01(\bR\x0fsynHasTimestamp\x12%\n" +
+	"\x0elast_timestamp\x18\x1b \x01(\aR\rlastTimestamp\x12%\n" +
+	"\x0etimestamp_seen\x18\x1c \x01(\bR\rtimestampSeen\x12\x12\n" +
+	"\x04echo\x18\x1d \x01(\aR\x04echo\x12\x1b\n" +
+	"\techo_seen\x18\x1e \x01(\bR\bechoSeen\x12\x1f\n" +
+	"\vedge_spoken\x18\x1f \x01(\x04R\n" +
 	"edgeSpoken\"X\n" +
 	"\fGuestAddress\x12\x10\n" +
 	"\x03mac\x18\x01 \x01(\fR\x03mac\x12\x0e\n" +
