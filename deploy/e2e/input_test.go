@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/understudy-ft/understudy/deploy/cluster"
 	"github.com/understudy-ft/understudy/services/disk"
 )
 
@@ -95,8 +96,32 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-// A replica whose arbiter cannot be reached says so once and goes on trying;
-// so does a secondary of a VM that nobody runs.
+// A secondary of a VM that nobody runs says that it waits.
+func TestSecondaryWaits(t *testing.T) {
+	c, err := cluster.Start(cluster.Config{Bin: bin, Guest: guest, Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	p, err := c.StartSecondary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := deadline(t)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !strings.Contains(p.LogTail(3), "waiting for the VM to need a standby") {
+		select {
+		case <-p.Done():
+			t.Fatalf("ended: %v\n%s", p.Err(), p.LogTail(5))
+		case <-ctx.Done():
+			t.Fatalf("does not say that it waits:\n%s", p.LogTail(5))
+		case <-tick.C:
+		}
+	}
+}
+
+// A replica whose arbiter cannot be reached says so once and goes on trying.
 func TestUnreachableArbiter(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

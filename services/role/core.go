@@ -166,6 +166,9 @@ func (c *Core) helloRole() pb.Role {
 func (c *Core) ArbiterUp(now time.Duration) {
 	c.arbiterUp = true
 	c.lastHeartbeat = now
+	if c.role == pb.Role_ROLE_SPARE {
+		c.event("waiting for the VM to need a standby", pb.Reason_REASON_UNSPECIFIED, "")
+	}
 }
 
 // ArbiterDown says that the stream to the arbiter has ended. A PROTECTED
