@@ -35,7 +35,7 @@ var arches = []arch{
 	},
 	{
 		name: "amd64", debian: "amd64",
-		kernelPackage: "linux-image-amd64", kernelFile: "vmlinuz-", output: "bzImage",
+		kernelPackage: "linux-image-cloud-amd64", kernelFile: "vmlinuz-", output: "bzImage",
 		modules:     []string{"virtio_mmio", "virtio_net", "virtio_blk", "virtio_rng", "virtio_console"},
 		diskModules: []string{"ext4"},
 		cmdline:     "console=ttyS0 quiet panic=-1",
