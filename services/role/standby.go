@@ -170,10 +170,9 @@ func (c *Core) Applied(now time.Duration, err error) {
 	}
 	if a := c.takeover; a != nil {
 		c.takeover = nil
-		c.takeOver(now, a.GetRecord())
-		return
+		c.assign(now, a) // its lease may be lost meanwhile
 	}
-	if c.sync.phase == idle {
+	if c.sync.phase == idle && !c.ended {
 		c.resume()
 	}
 }
@@ -233,4 +232,7 @@ func (c *Core) takeOver(now time.Duration, r *pb.Record) {
 	c.event("took over", r.GetReason(), "")
 	c.resume()
 	c.pump()
+	if r.GetMode() == pb.Mode_MODE_SYNCING {
+		c.stayActive(now, r) // a spare had been found before this replica heard
+	}
 }
