@@ -137,7 +137,7 @@ func (c *Core) report(now time.Duration) {
 		if o.id <= c.out.reported {
 			continue
 		}
-		if now < o.opens && !c.flows.Pinned(o.Flow) {
+		if now < o.opens && c.flows.AwaitsOpening(o.Flow) {
 			break // what follows waits, too: reports keep their order
 		}
 		c.out.reported = o.id
