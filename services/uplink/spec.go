@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 )
@@ -16,7 +17,10 @@ type parsed struct {
 
 type tapSpec struct {
 	name, bridge string
-	noLearning   bool
+	// port is the device, or the prefix of the device's address, that joins
+	// the bridge.
+	port       string
+	noLearning bool
 }
 
 // nameMax is IFNAMSIZ without the terminating zero.
@@ -33,7 +37,7 @@ func parse(spec string) (parsed, error) {
 	case kind == "gateway":
 		p.network, p.address, err = parseGateway(rest)
 	default:
-		err = errors.New("must be tap:NAME[,bridge=BRIDGE][,learning=off], gateway:unix:PATH, gateway:HOST:PORT or none")
+		err = errors.New("must be tap:NAME[,bridge=BRIDGE[,port=PORT]][,learning=off], gateway:unix:PATH, gateway:HOST:PORT or none")
 	}
 	if err != nil {
 		return parsed{}, fmt.Errorf("%w %q: %w", ErrSpec, spec, err)
@@ -59,19 +63,41 @@ func parseTAP(text string) (tapSpec, error) {
 				return s, err
 			}
 			s.bridge = value
+		case "port":
+			if err := checkPort(value); err != nil {
+				return s, err
+			}
+			s.port = value
 		case "learning":
 			if value != "on" && value != "off" {
 				return s, fmt.Errorf("learning=%s: must be on or off", value)
 			}
 			s.noLearning = value == "off"
 		default:
-			return s, fmt.Errorf("unknown option %q (known: bridge, learning)", key)
+			return s, fmt.Errorf("unknown option %q (known: bridge, port, learning)", key)
 		}
 	}
 	if s.noLearning && s.bridge == "" {
 		return s, errors.New("learning=off needs bridge=BRIDGE")
 	}
+	if s.port != "" && s.bridge == "" {
+		return s, errors.New("port=PORT needs bridge=BRIDGE")
+	}
+	if s.port != "" && (s.port == s.bridge || s.port == s.name) {
+		return s, fmt.Errorf("port=%s: must be another device than the TAP device and the bridge", s.port)
+	}
 	return s, nil
+}
+
+// checkPort takes a device's name, or a prefix such as 10.98.0.0/24.
+func checkPort(text string) error {
+	if !strings.Contains(text, "/") {
+		return checkName(text)
+	}
+	if p, err := netip.ParsePrefix(text); err != nil || p.Masked() != p {
+		return fmt.Errorf("port=%s: must be a device's name or the prefix of its address, such as 10.98.0.0/24", text)
+	}
+	return nil
 }
 
 // checkName refuses what the kernel would not take as a device's name, and

@@ -23,6 +23,8 @@ type tap struct {
 	log  hclog.Logger
 	ear  *ear
 	done chan struct{}
+	// stopWatching ends the watch over the bridge's port.
+	stopWatching func()
 
 	mu     sync.Mutex // held while writing
 	muted  bool
@@ -36,13 +38,21 @@ func openTAP(s tapSpec, recv func([]byte), log hclog.Logger) (Uplink, error) {
 	if err != nil {
 		return nil, err
 	}
+	log = log.With("tap", s.name)
+	stopWatching := func() {}
+	if s.port != "" {
+		if stopWatching, err = keepPort(s, log); err != nil {
+			file.Close()
+			return nil, err
+		}
+	}
 	if err := setUp(s, created); err != nil {
+		stopWatching()
 		file.Close()
 		return nil, err
 	}
-	log = log.With("tap", s.name)
 	log.Info("opened the TAP device", "created", created, "bridge", s.bridge)
-	t := &tap{file: file, log: log, ear: newEar(recv), done: make(chan struct{}), muted: true}
+	t := &tap{file: file, log: log, ear: newEar(recv), done: make(chan struct{}), stopWatching: stopWatching, muted: true}
 	go t.read()
 	return t, nil
 }
@@ -178,6 +188,7 @@ func (t *tap) Close() error {
 	if wasClosed {
 		return nil
 	}
+	t.stopWatching()
 	err := t.file.Close()
 	<-t.done
 	if err != nil {

@@ -9,7 +9,7 @@
 //
 // # Specs
 //
-//	tap:NAME[,bridge=BRIDGE][,learning=off]
+//	tap:NAME[,bridge=BRIDGE[,port=PORT]][,learning=off]
 //	gateway:unix:PATH
 //	gateway:HOST:PORT
 //	none
@@ -19,6 +19,14 @@
 // the device was set up before for this user. With learning=off the bridge
 // does not learn the guest's address on this port and floods frames for it to
 // all ports, so that a muted port on the same bridge hears them.
+//
+// With port=PORT the bridge is made if it is absent, and stays; the device PORT
+// joins it as its way to the outside, and what addresses and routes the device
+// has move to the bridge. PORT is a device's name, or the prefix of an address
+// by which it is found (port=10.98.0.0/24): in a container it is the network,
+// not the name of the device, that is known beforehand. An uplink whose port
+// vanishes and comes back, as that of a container that is taken off its network
+// and put back, takes the new one into the bridge.
 //
 // The gateway mirrors frames for the guest to muted ports. An uplink to it
 // connects again, with a growing pause of at most a second, whenever the

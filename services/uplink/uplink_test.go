@@ -31,6 +31,8 @@ func TestSpecs(t *testing.T) {
 		"tap:us0":                           {tap: tapSpec{name: "us0"}},
 		"tap:us0,bridge=br0":                {tap: tapSpec{name: "us0", bridge: "br0"}},
 		"tap:us0,bridge=br0,learning=off":   {tap: tapSpec{name: "us0", bridge: "br0", noLearning: true}},
+		"tap:us0,bridge=br0,port=eth1":      {tap: tapSpec{name: "us0", bridge: "br0", port: "eth1"}},
+		"tap:us0,bridge=br0,port=fd00::/64": {tap: tapSpec{name: "us0", bridge: "br0", port: "fd00::/64"}},
 		"tap:us0,learning=on":               {tap: tapSpec{name: "us0"}},
 		"gateway:unix:/run/gw":              {network: "unix", address: "/run/gw"},
 		"gateway:127.0.0.1:7410":            {network: "tcp", address: "127.0.0.1:7410"},
@@ -45,6 +47,7 @@ func TestSpecs(t *testing.T) {
 	for _, spec := range []string{
 		"", "none:", "none:x", "eth0", "tap", "tap:", "tap:0123456789abcdef", "tap:a/b", "tap:a b", "tap:tap%d", "tap:..",
 		"tap:us0,", "tap:us0,bridge=", "tap:us0,bridge", "tap:us0,vlan=3", "tap:us0,bridge=br0,,", "tap:us0,learning=off",
+		"tap:us0,port=eth1", "tap:us0,bridge=br0,port=", "tap:us0,bridge=br0,port=10.0.0.1/24", "tap:us0,bridge=br0,port=10/8", "tap:us0,bridge=br0,port=br0", "tap:us0,bridge=br0,port=us0",
 		"tap:us0,bridge=br0,learning=maybe",
 		"gateway:", "gateway:unix:", "gateway:/run/gw", "gateway:host", "gateway::7410", "gateway:host:0", "gateway:host:x", "gateway:host:70000",
 	} {
