@@ -1,12 +1,12 @@
-// Package rtc is the Goldfish real-time clock (Linux drivers/rtc/rtc-goldfish.c,
-// QEMU hw/rtc/goldfish_rtc.c), from which a guest takes the wall-clock time at
-// boot.
+// Package rtc holds the real-time clocks from which a guest takes the wall-clock
+// time at boot: Clock, a Goldfish clock (Linux drivers/rtc/rtc-goldfish.c, QEMU
+// hw/rtc/goldfish_rtc.c), and CMOS, that of a PC.
 //
 // Wall time is guest time plus an offset, so that both copies of a guest read
 // the same. The offset is that of the first host's clock at power-on and travels
 // with the state; a reset keeps it, as a battery would.
 //
-// All methods may be called from several goroutines. The clock calls its
+// All methods may be called from several goroutines. Clock calls its
 // interrupt line with its lock held: it must not call back.
 package rtc
 
