@@ -13,6 +13,7 @@ import (
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 	"github.com/understudy-ft/understudy/services/cli"
 	"github.com/understudy-ft/understudy/services/fence"
+	"github.com/understudy-ft/understudy/services/health"
 	"github.com/understudy-ft/understudy/services/session"
 )
 
@@ -53,6 +54,7 @@ func command() (*cli.Command, *options) {
 	c.DurationVar(&o.compareIdle, "compare-idle", ms(policy.CompareIdleMs), "`TIME` after which a standby that is idle will not make an output any more")
 	c.DurationVar(&o.compareMax, "compare-max", ms(policy.CompareMaxMs), "longest `TIME` to wait for a matching output")
 	c.DurationVar(&o.syncTimeout, "sync-timeout", ms(policy.SyncTimeoutMs), "longest `TIME` for each step of a synchronization")
+	c.AddCheck(func(ctx context.Context) error { return health.Check(ctx, o.listen) })
 	c.DurationVar(&o.epochMax, "epoch-max", ms(policy.EpochMaxMs), "longest `TIME` between resynchronizations; 0: no bound")
 	return c, o
 }

@@ -30,6 +30,7 @@ func main() {
 	mac := cmd.String("mac", "", "`MAC` address of the guest (default: made from the VM's name)")
 	engine := cmd.String("engine", "auto", "`ENGINE` that runs the guest: auto or rv64")
 	readOnly := cmd.Bool("disk-readonly", false, "attach the disk read-only")
+	orSpare := cmd.Bool("or-spare", false, "where the VM is active elsewhere already, go on as a spare instead of ending with an error:\nfor a primary that is started again by itself")
 	standalone := cmd.Bool("standalone", false, "run the VM without arbiter and protection")
 	cmd.Examples = []string{
 		"primary --vm web --kernel Image --initrd initrd --append 'console=ttyS0' --uplink tap:web0,bridge=br0 --arbiter 10.0.0.3:7400 --listen 10.0.0.1:7410",
@@ -65,7 +66,7 @@ func main() {
 			}
 		}
 		g.DiskReadOnly = *readOnly
-		cfg.Guest = g
+		cfg.Guest, cfg.OrSpare = g, *orSpare
 		if err := replica.CheckGuest(g); err != nil {
 			return err
 		}

@@ -53,6 +53,38 @@ func TestCommandLineWinsOverEnvironmentWinsOverDefault(t *testing.T) {
 	}
 }
 
+func TestCheckProbesInsteadOfRunning(t *testing.T) {
+	for _, tc := range []struct {
+		args   []string
+		env    map[string]string
+		answer error
+		code   int
+		ran    bool
+	}{
+		{[]string{"--check"}, nil, nil, ExitOK, false},
+		{[]string{"--check"}, nil, errors.New("is not well"), ExitError, false},
+		{nil, nil, errors.New("is not well"), ExitOK, true},
+		// The environment is the running program's, too.
+		{nil, map[string]string{"UNDERSTUDY_ARBITER_CHECK": "true"}, nil, ExitOK, true},
+	} {
+		c, listen, _, _ := command()
+		ran, asked := false, ""
+		c.AddCheck(func(ctx context.Context) error {
+			if _, bounded := ctx.Deadline(); !bounded {
+				t.Error("the probe has no deadline")
+			}
+			asked = *listen
+			return tc.answer
+		})
+		var stdout, stderr bytes.Buffer
+		code := c.Run(context.Background(), append(tc.args, "--listen-on", "a:2"), env(tc.env), &stdout, &stderr,
+			func(context.Context, hclog.Logger) error { ran = true; return nil })
+		if code != tc.code || ran != tc.ran || !tc.ran && asked != "a:2" {
+			t.Errorf("%v: code %d, ran %v, asked %q", tc.args, code, ran, asked)
+		}
+	}
+}
+
 func TestRunReportsInOneLineWithAnExitCode(t *testing.T) {
 	boom := func(context.Context, hclog.Logger) error { return errors.New("port in use") }
 	multi := func(context.Context, hclog.Logger) error { return errors.Join(errors.New("a"), errors.New("b")) }

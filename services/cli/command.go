@@ -24,6 +24,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 )
@@ -48,7 +49,8 @@ type Command struct {
 	Examples []string
 
 	logLevel, logFormat string
-	version             bool
+	version, check      bool
+	probe               func(context.Context) error
 }
 
 // New returns a command with the flags that every program has: --log-level,
@@ -61,6 +63,18 @@ func New(name, summary string) *Command {
 	c.BoolVar(&c.version, "version", false, "print the version and exit")
 	return c
 }
+
+// AddCheck gives the program a flag --check, with which it does not run but
+// asks the one that was started with the same flags and environment whether it
+// is well: probe's error is the answer. Images without a shell check their
+// health with it.
+func (c *Command) AddCheck(probe func(context.Context) error) {
+	c.probe = probe
+	c.BoolVar(&c.check, "check", false, "ask the program that runs with these flags whether it is well, and exit: 0 if it is")
+}
+
+// checkTimeout bounds the probe.
+const checkTimeout = 3 * time.Second
 
 // EnvName is the environment variable that sets a flag.
 func (c *Command) EnvName(flagName string) string {
@@ -107,7 +121,7 @@ func (c *Command) Parse(args []string, lookup func(string) (string, bool)) error
 	return nil
 }
 
-func hasEnv(flagName string) bool { return flagName != "version" }
+func hasEnv(flagName string) bool { return flagName != "version" && flagName != "check" }
 
 // Logger returns the logger that the parsed flags ask for.
 func (c *Command) Logger(w io.Writer) hclog.Logger {
@@ -127,7 +141,7 @@ func (c *Command) Help(w io.Writer) {
 	var flags []*flag.Flag
 	c.VisitAll(func(f *flag.Flag) { flags = append(flags, f) })
 	common := func(f *flag.Flag) bool {
-		return f.Name == "log-level" || f.Name == "log-format" || f.Name == "version"
+		return f.Name == "log-level" || f.Name == "log-format" || f.Name == "version" || f.Name == "check"
 	}
 	slices.SortStableFunc(flags, func(a, b *flag.Flag) int { // the program's own flags first
 		switch {
@@ -173,6 +187,10 @@ func (c *Command) Run(ctx context.Context, args []string, lookup func(string) (s
 	case err == nil && c.version:
 		fmt.Fprintf(stdout, "%s %s\n", c.Name(), Version())
 		return ExitOK
+	case err == nil && c.check:
+		ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+		defer cancel()
+		err = c.probe(ctx)
 	case err == nil:
 		err = run(ctx, c.Logger(stderr))
 	}

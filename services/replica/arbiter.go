@@ -103,7 +103,7 @@ func (l *life) reattach() {
 		return
 	}
 	old := l.attach
-	l.attach, l.attachment = nil, nil
+	l.attach, l.attachment, l.attached = nil, nil, false
 	l.core.ArbiterDown(fence.Now())
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), byeTimeout)
@@ -141,6 +141,7 @@ func (a *attachment) post(fn func(l *life)) {
 
 func (a *attachment) OnUp(addr string) {
 	a.post(func(l *life) {
+		l.attached = true
 		l.log.Debug("attached", "arbiter", addr)
 		l.core.ArbiterUp(fence.Now())
 	})
@@ -152,6 +153,7 @@ func (a *attachment) OnMessage(m *pb.ToReplica) {
 
 func (a *attachment) OnDown(err error) {
 	a.post(func(l *life) {
+		l.attached = false
 		l.log.Warn("arbiter lost; trying to reach it", "error", err)
 		l.core.ArbiterDown(fence.Now())
 	})

@@ -30,6 +30,9 @@ type Config struct {
 	// Guest is the machine to boot: this replica asks to become active. nil
 	// makes a spare, which learns the machine from the active.
 	Guest *Guest
+	// OrSpare: where the arbiter refuses to boot Guest, because the VM runs
+	// already, this replica becomes a spare.
+	OrSpare bool
 	// DiskPath is the local disk image. A spare's is made as needed; empty for a
 	// spare means a temporary file where the guest has a disk.
 	DiskPath string

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/understudy-ft/understudy/services/cli"
+	"github.com/understudy-ft/understudy/services/health"
 	"github.com/understudy-ft/understudy/services/uplink"
 )
 
@@ -30,13 +32,14 @@ func AddFlags(cmd *cli.Command) *Flags {
 		vm:        cmd.String("vm", "demo", "`NAME` of the VM, the same for all its replicas"),
 		listen:    cmd.String("listen", "127.0.0.1:0", "`ADDR` to listen on for the other copy's feed"),
 		advertise: cmd.String("advertise", "", "`ADDR` at which other hosts reach --listen (default: the address listened on)"),
-		uplink:    cmd.String("uplink", "none", "`SPEC` of where the guest's network card is plugged in: tap:NAME[,bridge=BRIDGE], gateway:ADDR or none"),
+		uplink:    cmd.String("uplink", "none", "`SPEC` of where the guest's network card is plugged in: tap:NAME[,bridge=BRIDGE[,port=PORT]], gateway:ADDR or none"),
 		console:   cmd.String("console", "", "`WHERE` the guest's console goes: - for this terminal, a file, or unix:PATH for a socket (default: nowhere)"),
 		disk:      cmd.String("disk", "", "`FILE` with the raw disk image of this replica (default: no disk, or a temporary copy on a secondary)"),
 		name:      cmd.String("name", "", "`NAME` that this replica's identity begins with (default: the host's name)"),
 		arbiters:  cli.NewList("127.0.0.1:7400"),
 	}
 	cmd.Var(f.arbiters, "arbiter", "`ADDR` of the arbiter; several separated by commas")
+	cmd.AddCheck(func(ctx context.Context) error { return health.Check(ctx, *f.listen) })
 	return f
 }
 

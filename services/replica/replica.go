@@ -48,6 +48,8 @@ type life struct {
 	lease      *fence.Lease
 	attach     *feed.Attach
 	attachment *attachment // what the present attach reports to
+	attached   bool        // an arbiter has answered and is not lost
+	booted     bool        // this life has begun to boot the guest
 	worker     *worker
 	feeding    *feeding   // the active's end of the feed
 	following  *following // the standby's end of the feed
@@ -253,7 +255,11 @@ func (h *host) Room() bool { return h.worker.room() }
 
 func (h *host) Deliver(frame []byte) bool { return h.worker.deliver(frame) }
 
-func (h *host) Boot()   { h.worker.boot(h.cfg.Guest) }
+func (h *host) Boot() {
+	h.booted = true
+	h.worker.boot(h.cfg.Guest)
+}
+
 func (h *host) Pause()  { h.worker.pause() }
 func (h *host) Resume() { h.worker.resume() }
 

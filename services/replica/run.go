@@ -8,13 +8,17 @@ import (
 	"sync/atomic"
 
 	"google.golang.org/grpc"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 	"github.com/understudy-ft/understudy/services/feed"
+	"github.com/understudy-ft/understudy/services/role"
 )
 
 // Run lives as a replica until ctx is done, the guest ends, or the arbiter
-// will not have it. A replica that has to give its copy up goes on as a spare.
+// will not have it. A replica that has to give its copy up goes on as a spare,
+// and so does one that is refused before it has booted, where the configuration
+// says OrSpare.
 func Run(ctx context.Context, cfg Config) error {
 	ln, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
@@ -33,6 +37,7 @@ func Run(ctx context.Context, cfg Config) error {
 			}
 			return nil, nil, errors.New("this replica is starting")
 		}, feed.Config{}))
+	healthpb.RegisterHealthServer(server, wellness{now: &now})
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
@@ -52,8 +57,15 @@ func Run(ctx context.Context, cfg Config) error {
 		now.Store(l)
 		err = l.run(ctx)
 		now.Store(nil)
-		if !errors.Is(err, errDiscarded) || ctx.Err() != nil {
+		unwanted := errors.Is(err, role.ErrRefused) && cfg.OrSpare && cfg.Guest != nil && !l.booted
+		if !unwanted && !errors.Is(err, errDiscarded) || ctx.Err() != nil {
 			return err
+		}
+		if unwanted && cfg.Guest.Disk != nil {
+			// No machine has taken it: the spare opens the image itself.
+			if err := cfg.Guest.Disk.Close(); err != nil {
+				return fmt.Errorf("close the disk image: %w", err)
+			}
 		}
 		cfg.Log.Warn("starting over as a spare", "why", err)
 		cfg.Guest = nil
