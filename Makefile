@@ -8,7 +8,7 @@ PACKAGES := $(MODULES:%=./%/...)
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X github.com/understudy-ft/understudy/services/cli.release=$(VERSION)
 
-.PHONY: all help build tools proto guest demo check lint test race e2e fuzz bench clean
+.PHONY: all help build tools proto guest demo check lint test race soak e2e bench clean
 
 all: build
 
@@ -44,13 +44,17 @@ lint: tools ## formatting, vet, staticcheck, buf lint, generated code is current
 	$(TOOLS)/buf lint
 	deploy/check-generated
 
-# The race detector needs cgo and slows the interpreter too much: the engine's
-# own packages run without it.
-RACE_OUT := services/rv64|services/machine|deploy/e2e
+# The race detector needs cgo. It slows the interpreter too much, and the
+# simulation, which has one goroutine, for nothing: these run without it.
+RACE_OUT := services/rv64|services/machine|services/sim|deploy/e2e
 
-race: ## unit tests under the race detector
+race: guest ## unit tests, under the race detector where it helps
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m $$($(GO) list $(PACKAGES) | grep -vE '$(RACE_OUT)')
-	$(GO) test -timeout 15m $$($(GO) list $(PACKAGES) | grep -E 'services/rv64|services/machine')
+	SEEDS=2000 $(GO) test -timeout 15m $$($(GO) list $(PACKAGES) | grep -E '$(RACE_OUT)' | grep -v deploy/e2e)
+
+SEEDS ?= 20000
+soak: ## many seeds of the simulation: make soak SEEDS=100000
+	SEEDS=$(SEEDS) $(GO) test -count=1 -timeout 0 -v ./services/sim
 
 e2e: build guest ## real processes, a real guest, real kills
 	$(GO) test -count=1 -timeout 20m -v ./deploy/e2e/...

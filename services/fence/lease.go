@@ -116,7 +116,12 @@ func (l *Lease) Wait(ctx context.Context) error {
 	case <-l.ready:
 		return nil
 	case <-l.done:
-		return errors.New("lease was closed")
+		select {
+		case <-l.ready: // both are so: it was granted before it was closed
+			return nil
+		default:
+			return errors.New("lease was closed")
+		}
 	case <-ctx.Done():
 		if err := l.Err(); err != nil {
 			return err
