@@ -427,7 +427,9 @@ type VMStatus struct {
 	Counters *VMCounters            `protobuf:"bytes,4,opt,name=counters,proto3" json:"counters,omitempty"`
 	Policy   *Policy                `protobuf:"bytes,5,opt,name=policy,proto3" json:"policy,omitempty"`
 	// One plain sentence, such as "protected by r-2 since 12:30:01".
-	Summary       string `protobuf:"bytes,6,opt,name=summary,proto3" json:"summary,omitempty"`
+	Summary string `protobuf:"bytes,6,opt,name=summary,proto3" json:"summary,omitempty"`
+	// The arbiter that owns the VM; absent where none does.
+	Owner         *ArbiterRef `protobuf:"bytes,20,opt,name=owner,proto3" json:"owner,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -504,6 +506,76 @@ func (x *VMStatus) GetSummary() string {
 	return ""
 }
 
+func (x *VMStatus) GetOwner() *ArbiterRef {
+	if x != nil {
+		return x.Owner
+	}
+	return nil
+}
+
+// ArbiterRef names an arbiter.
+type ArbiterRef struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// host:port of its gRPC services.
+	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	// URL of its status page; empty where it has none that others can reach.
+	Page          string `protobuf:"bytes,3,opt,name=page,proto3" json:"page,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ArbiterRef) Reset() {
+	*x = ArbiterRef{}
+	mi := &file_understudy_v1_admin_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ArbiterRef) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ArbiterRef) ProtoMessage() {}
+
+func (x *ArbiterRef) ProtoReflect() protoreflect.Message {
+	mi := &file_understudy_v1_admin_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ArbiterRef.ProtoReflect.Descriptor instead.
+func (*ArbiterRef) Descriptor() ([]byte, []int) {
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ArbiterRef) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ArbiterRef) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *ArbiterRef) GetPage() string {
+	if x != nil {
+		return x.Page
+	}
+	return ""
+}
+
 type ReplicaStatus struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Replica        *ReplicaRef            `protobuf:"bytes,1,opt,name=replica,proto3" json:"replica,omitempty"`
@@ -518,7 +590,7 @@ type ReplicaStatus struct {
 
 func (x *ReplicaStatus) Reset() {
 	*x = ReplicaStatus{}
-	mi := &file_understudy_v1_admin_proto_msgTypes[8]
+	mi := &file_understudy_v1_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -530,7 +602,7 @@ func (x *ReplicaStatus) String() string {
 func (*ReplicaStatus) ProtoMessage() {}
 
 func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_admin_proto_msgTypes[8]
+	mi := &file_understudy_v1_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -543,7 +615,7 @@ func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaStatus.ProtoReflect.Descriptor instead.
 func (*ReplicaStatus) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ReplicaStatus) GetReplica() *ReplicaRef {
@@ -608,7 +680,7 @@ type VMCounters struct {
 
 func (x *VMCounters) Reset() {
 	*x = VMCounters{}
-	mi := &file_understudy_v1_admin_proto_msgTypes[9]
+	mi := &file_understudy_v1_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -620,7 +692,7 @@ func (x *VMCounters) String() string {
 func (*VMCounters) ProtoMessage() {}
 
 func (x *VMCounters) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_admin_proto_msgTypes[9]
+	mi := &file_understudy_v1_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -633,7 +705,7 @@ func (x *VMCounters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VMCounters.ProtoReflect.Descriptor instead.
 func (*VMCounters) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *VMCounters) GetOutputsCompared() uint64 {
@@ -731,7 +803,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_understudy_v1_admin_proto_msgTypes[10]
+	mi := &file_understudy_v1_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -743,7 +815,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_admin_proto_msgTypes[10]
+	mi := &file_understudy_v1_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -756,7 +828,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Event) GetSequence() uint64 {
@@ -842,14 +914,20 @@ const file_understudy_v1_admin_proto_rawDesc = "" +
 	"\rDetachRequest\x12\x0e\n" +
 	"\x02vm\x18\x01 \x01(\tR\x02vm\x12\x1d\n" +
 	"\n" +
-	"replica_id\x18\x02 \x01(\tR\treplicaId\"\x89\x02\n" +
+	"replica_id\x18\x02 \x01(\tR\treplicaId\"\xba\x02\n" +
 	"\bVMStatus\x12-\n" +
 	"\x06record\x18\x01 \x01(\v2\x15.understudy.v1.RecordR\x06record\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x128\n" +
 	"\breplicas\x18\x03 \x03(\v2\x1c.understudy.v1.ReplicaStatusR\breplicas\x125\n" +
 	"\bcounters\x18\x04 \x01(\v2\x19.understudy.v1.VMCountersR\bcounters\x12-\n" +
 	"\x06policy\x18\x05 \x01(\v2\x15.understudy.v1.PolicyR\x06policy\x12\x18\n" +
-	"\asummary\x18\x06 \x01(\tR\asummary\"\xe2\x01\n" +
+	"\asummary\x18\x06 \x01(\tR\asummary\x12/\n" +
+	"\x05owner\x18\x14 \x01(\v2\x19.understudy.v1.ArbiterRefR\x05owner\"J\n" +
+	"\n" +
+	"ArbiterRef\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
+	"\x04page\x18\x03 \x01(\tR\x04page\"\xe2\x01\n" +
 	"\rReplicaStatus\x123\n" +
 	"\areplica\x18\x01 \x01(\v2\x19.understudy.v1.ReplicaRefR\areplica\x12'\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x13.understudy.v1.RoleR\x04role\x12'\n" +
@@ -920,7 +998,7 @@ func file_understudy_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_understudy_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_understudy_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_understudy_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_understudy_v1_admin_proto_goTypes = []any{
 	(EventType)(0),             // 0: understudy.v1.EventType
 	(*ListVMsRequest)(nil),     // 1: understudy.v1.ListVMsRequest
@@ -931,44 +1009,46 @@ var file_understudy_v1_admin_proto_goTypes = []any{
 	(*ResyncRequest)(nil),      // 6: understudy.v1.ResyncRequest
 	(*DetachRequest)(nil),      // 7: understudy.v1.DetachRequest
 	(*VMStatus)(nil),           // 8: understudy.v1.VMStatus
-	(*ReplicaStatus)(nil),      // 9: understudy.v1.ReplicaStatus
-	(*VMCounters)(nil),         // 10: understudy.v1.VMCounters
-	(*Event)(nil),              // 11: understudy.v1.Event
-	(*Record)(nil),             // 12: understudy.v1.Record
-	(*Policy)(nil),             // 13: understudy.v1.Policy
-	(*ReplicaRef)(nil),         // 14: understudy.v1.ReplicaRef
-	(Role)(0),                  // 15: understudy.v1.Role
-	(Reason)(0),                // 16: understudy.v1.Reason
-	(*SyncStats)(nil),          // 17: understudy.v1.SyncStats
+	(*ArbiterRef)(nil),         // 9: understudy.v1.ArbiterRef
+	(*ReplicaStatus)(nil),      // 10: understudy.v1.ReplicaStatus
+	(*VMCounters)(nil),         // 11: understudy.v1.VMCounters
+	(*Event)(nil),              // 12: understudy.v1.Event
+	(*Record)(nil),             // 13: understudy.v1.Record
+	(*Policy)(nil),             // 14: understudy.v1.Policy
+	(*ReplicaRef)(nil),         // 15: understudy.v1.ReplicaRef
+	(Role)(0),                  // 16: understudy.v1.Role
+	(Reason)(0),                // 17: understudy.v1.Reason
+	(*SyncStats)(nil),          // 18: understudy.v1.SyncStats
 }
 var file_understudy_v1_admin_proto_depIdxs = []int32{
 	8,  // 0: understudy.v1.ListVMsResponse.vms:type_name -> understudy.v1.VMStatus
-	12, // 1: understudy.v1.VMStatus.record:type_name -> understudy.v1.Record
-	9,  // 2: understudy.v1.VMStatus.replicas:type_name -> understudy.v1.ReplicaStatus
-	10, // 3: understudy.v1.VMStatus.counters:type_name -> understudy.v1.VMCounters
-	13, // 4: understudy.v1.VMStatus.policy:type_name -> understudy.v1.Policy
-	14, // 5: understudy.v1.ReplicaStatus.replica:type_name -> understudy.v1.ReplicaRef
-	15, // 6: understudy.v1.ReplicaStatus.role:type_name -> understudy.v1.Role
-	0,  // 7: understudy.v1.Event.type:type_name -> understudy.v1.EventType
-	16, // 8: understudy.v1.Event.reason:type_name -> understudy.v1.Reason
-	17, // 9: understudy.v1.Event.stats:type_name -> understudy.v1.SyncStats
-	1,  // 10: understudy.v1.Admin.ListVMs:input_type -> understudy.v1.ListVMsRequest
-	3,  // 11: understudy.v1.Admin.GetVM:input_type -> understudy.v1.GetVMRequest
-	4,  // 12: understudy.v1.Admin.WatchEvents:input_type -> understudy.v1.WatchEventsRequest
-	5,  // 13: understudy.v1.Admin.FailOver:input_type -> understudy.v1.FailOverRequest
-	6,  // 14: understudy.v1.Admin.Resync:input_type -> understudy.v1.ResyncRequest
-	7,  // 15: understudy.v1.Admin.Detach:input_type -> understudy.v1.DetachRequest
-	2,  // 16: understudy.v1.Admin.ListVMs:output_type -> understudy.v1.ListVMsResponse
-	8,  // 17: understudy.v1.Admin.GetVM:output_type -> understudy.v1.VMStatus
-	11, // 18: understudy.v1.Admin.WatchEvents:output_type -> understudy.v1.Event
-	8,  // 19: understudy.v1.Admin.FailOver:output_type -> understudy.v1.VMStatus
-	8,  // 20: understudy.v1.Admin.Resync:output_type -> understudy.v1.VMStatus
-	8,  // 21: understudy.v1.Admin.Detach:output_type -> understudy.v1.VMStatus
-	16, // [16:22] is the sub-list for method output_type
-	10, // [10:16] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	13, // 1: understudy.v1.VMStatus.record:type_name -> understudy.v1.Record
+	10, // 2: understudy.v1.VMStatus.replicas:type_name -> understudy.v1.ReplicaStatus
+	11, // 3: understudy.v1.VMStatus.counters:type_name -> understudy.v1.VMCounters
+	14, // 4: understudy.v1.VMStatus.policy:type_name -> understudy.v1.Policy
+	9,  // 5: understudy.v1.VMStatus.owner:type_name -> understudy.v1.ArbiterRef
+	15, // 6: understudy.v1.ReplicaStatus.replica:type_name -> understudy.v1.ReplicaRef
+	16, // 7: understudy.v1.ReplicaStatus.role:type_name -> understudy.v1.Role
+	0,  // 8: understudy.v1.Event.type:type_name -> understudy.v1.EventType
+	17, // 9: understudy.v1.Event.reason:type_name -> understudy.v1.Reason
+	18, // 10: understudy.v1.Event.stats:type_name -> understudy.v1.SyncStats
+	1,  // 11: understudy.v1.Admin.ListVMs:input_type -> understudy.v1.ListVMsRequest
+	3,  // 12: understudy.v1.Admin.GetVM:input_type -> understudy.v1.GetVMRequest
+	4,  // 13: understudy.v1.Admin.WatchEvents:input_type -> understudy.v1.WatchEventsRequest
+	5,  // 14: understudy.v1.Admin.FailOver:input_type -> understudy.v1.FailOverRequest
+	6,  // 15: understudy.v1.Admin.Resync:input_type -> understudy.v1.ResyncRequest
+	7,  // 16: understudy.v1.Admin.Detach:input_type -> understudy.v1.DetachRequest
+	2,  // 17: understudy.v1.Admin.ListVMs:output_type -> understudy.v1.ListVMsResponse
+	8,  // 18: understudy.v1.Admin.GetVM:output_type -> understudy.v1.VMStatus
+	12, // 19: understudy.v1.Admin.WatchEvents:output_type -> understudy.v1.Event
+	8,  // 20: understudy.v1.Admin.FailOver:output_type -> understudy.v1.VMStatus
+	8,  // 21: understudy.v1.Admin.Resync:output_type -> understudy.v1.VMStatus
+	8,  // 22: understudy.v1.Admin.Detach:output_type -> understudy.v1.VMStatus
+	17, // [17:23] is the sub-list for method output_type
+	11, // [11:17] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_understudy_v1_admin_proto_init() }
@@ -984,7 +1064,7 @@ func file_understudy_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_understudy_v1_admin_proto_rawDesc), len(file_understudy_v1_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
