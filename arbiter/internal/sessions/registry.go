@@ -137,7 +137,7 @@ func (r *Registry) Attach(ctx context.Context, first *pb.FromReplica) (*Stream, 
 	}
 	v.refs++
 	r.conn++
-	s := &Stream{Queue: newQueue(), conn: r.conn, vm: v}
+	s := &Stream{Queue: newQueue(), conn: r.conn, vm: v, replica: first.GetHello().GetReplica().GetId()}
 	r.mu.Unlock()
 
 	in := session.Attached{Conn: s.conn, Hello: first.GetHello(), Term: first.GetTerm()}
@@ -274,8 +274,12 @@ func (r *Registry) Stop(ctx context.Context) error {
 // Stream is one replica's Attach stream.
 type Stream struct {
 	*Queue
-	conn session.Conn
-	vm   *vm
+	conn    session.Conn
+	vm      *vm
+	replica string // its ID
+	// waiting times the outputs of the active's stream; else nil. It is the VM's
+	// goroutine's, as is pending.
+	waiting *waiting
 	// pending is what the VM's goroutine queues at the end of its batch.
 	pending []*pb.ToReplica
 }
@@ -283,7 +287,17 @@ type Stream struct {
 // Received hands over a message, which is the VM's from now on. It waits while
 // the VM is behind. An error ends the stream.
 func (s *Stream) Received(ctx context.Context, m *pb.FromReplica) error {
-	return s.vm.tell(ctx, task{in: session.Received{Conn: s.conn, Msg: m}})
+	return s.vm.tell(ctx, task{in: session.Received{Conn: s.conn, Msg: m}, at: time.Now()})
+}
+
+// assigned tells the stream's part in a new term.
+func (s *Stream) assigned(r *pb.Record) {
+	switch active := r.GetActive().GetId() == s.replica; {
+	case active && s.waiting == nil:
+		s.waiting = new(waiting)
+	case !active:
+		s.waiting = nil
+	}
 }
 
 // Detach says that the stream has ended. It must be called exactly once.

@@ -36,7 +36,8 @@ const (
 // task is one thing for a VM's goroutine to do.
 type task struct {
 	in     session.Input
-	stream *Stream // with Attached
+	stream *Stream   // with Attached
+	at     time.Time // of the arrival, with Received
 	call   func()
 }
 
@@ -54,6 +55,7 @@ type vm struct {
 	// ----
 
 	core    *session.Core
+	stats   Stats
 	streams map[session.Conn]*Stream
 	dirty   []*Stream // those with pending messages
 	orders  map[session.Token]chan error
@@ -80,7 +82,7 @@ func newVM(r *Registry, name string) *vm {
 	return &vm{
 		reg: r, name: name, log: r.cfg.Log.With("vm", name),
 		inbox: make(chan task, inboxMax), stop: make(chan struct{}), done: make(chan struct{}),
-		core: session.New(cfg), streams: map[session.Conn]*Stream{}, orders: map[session.Token]chan error{},
+		core: session.New(cfg), stats: newStats(), streams: map[session.Conn]*Stream{}, orders: map[session.Token]chan error{},
 		results: make(chan func(), 1),
 	}
 }
@@ -127,14 +129,17 @@ func (v *vm) release() {
 
 func (v *vm) status(ctx context.Context) (*pb.VMStatus, error) {
 	var s *pb.VMStatus
-	err := v.do(ctx, func() {
-		s = v.core.Status()
-		if s.Record == nil {
-			s.Record = &pb.Record{}
-		}
-		s.Record.Vm = v.name
-	})
+	err := v.do(ctx, func() { s = v.coreStatus() })
 	return s, err
+}
+
+func (v *vm) coreStatus() *pb.VMStatus {
+	s := v.core.Status()
+	if s.Record == nil {
+		s.Record = &pb.Record{}
+	}
+	s.Record.Vm = v.name
+	return s
 }
 
 func (v *vm) order(ctx context.Context, order func(session.Token) session.Input) error {
@@ -225,8 +230,12 @@ func (v *vm) take(t task) {
 			}
 			delete(v.streams, d.Conn)
 		} else if r, ok := t.in.(session.Received); ok {
-			if _, known := v.streams[r.Conn]; !known {
+			s := v.streams[r.Conn]
+			if s == nil {
 				return
+			}
+			if o := r.Msg.GetOutputs(); o != nil && s.waiting != nil {
+				v.stats.reported(s.waiting, o, t.at)
 			}
 		}
 		v.step(t.in)
@@ -244,6 +253,9 @@ func (v *vm) step(in session.Input) {
 					v.dirty = append(v.dirty, s)
 				}
 				s.add(e.Msg)
+				if a := e.Msg.GetAssignment(); a != nil {
+					s.assigned(a.GetRecord())
+				}
 			}
 		case session.Close:
 			v.close(e.Conn, e.Refusal, false)
@@ -275,11 +287,29 @@ func (v *vm) flush() {
 		for _, s := range dirty {
 			msgs := s.pending
 			s.pending = nil
-			if len(msgs) == 0 || v.streams[s.conn] != s || s.push(msgs) {
+			if len(msgs) == 0 || v.streams[s.conn] != s {
+				continue
+			}
+			v.measure(s, msgs)
+			if s.push(msgs) {
 				continue
 			}
 			delete(v.streams, s.conn)
 			v.step(session.Detached{Conn: s.conn, Why: "does not read its messages"})
+		}
+	}
+}
+
+// measure takes the time at which releases leave. A message that was queued is
+// its stream's: it is looked at before.
+func (v *vm) measure(s *Stream, msgs []*pb.ToReplica) {
+	if s.waiting == nil {
+		return
+	}
+	now := time.Now()
+	for _, m := range msgs {
+		if r := m.GetRelease(); r != nil {
+			v.stats.released(s.waiting, r, now)
 		}
 	}
 }
@@ -384,6 +414,7 @@ func (v *vm) end() {
 
 func (v *vm) report(e *pb.Event) {
 	e.Vm = v.name
+	v.stats.event(e)
 	v.reg.cfg.Events.Add(e)
 	args := []any{"term", e.Term, "epoch", e.Epoch}
 	if e.Reason != pb.Reason_REASON_UNSPECIFIED {

@@ -1,0 +1,124 @@
+package sessions
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
+
+	"github.com/understudy-ft/understudy/arbiter/internal/histogram"
+)
+
+// Stats counts, since this arbiter began to run the VM, what VMStatus has no
+// place for.
+type Stats struct {
+	// Latency is the delay that the comparison adds to an output: from the
+	// arrival of the active's report to the moment at which its release is handed
+	// to the active's stream. The way there and back is not in it.
+	Latency histogram.Histogram
+	// Pauses are those of resynchronizations and of first copies' ends.
+	Pauses histogram.Histogram
+	// Outputs that the active reported, by kind.
+	Outputs map[pb.OutputKind]uint64
+	// Resyncs that were begun, by reason.
+	Resyncs map[pb.Reason]uint64
+	// What synchronizations compared and sent.
+	PagesCompared, PagesSent, BlocksCompared, BlocksSent, BytesSent uint64
+	// LastFailover is the event of the last fail-over, or nil.
+	LastFailover *pb.Event
+}
+
+// Sample is the state of one VM that runs here.
+type Sample struct {
+	Status *pb.VMStatus
+	Stats  Stats
+}
+
+// Sample returns the state of every VM that runs here, by name. A VM that does
+// not answer before the context ends is left out.
+func (r *Registry) Sample(ctx context.Context) []Sample {
+	r.mu.Lock()
+	vms := slices.Collect(maps.Values(r.vms))
+	r.mu.Unlock()
+	var out []Sample
+	for _, v := range vms {
+		if s, err := v.sample(ctx); err == nil {
+			out = append(out, s)
+		}
+	}
+	slices.SortFunc(out, func(a, b Sample) int {
+		return strings.Compare(a.Status.Record.GetVm(), b.Status.Record.GetVm())
+	})
+	return out
+}
+
+func (v *vm) sample(ctx context.Context) (Sample, error) {
+	var s Sample
+	err := v.do(ctx, func() {
+		s = Sample{Status: v.coreStatus(), Stats: v.stats}
+		s.Stats.Outputs, s.Stats.Resyncs = maps.Clone(v.stats.Outputs), maps.Clone(v.stats.Resyncs)
+		s.Stats.LastFailover = proto.CloneOf(v.stats.LastFailover)
+	})
+	return s, err
+}
+
+func newStats() Stats {
+	return Stats{Outputs: map[pb.OutputKind]uint64{}, Resyncs: map[pb.Reason]uint64{}}
+}
+
+// event counts what an event tells.
+func (s *Stats) event(e *pb.Event) {
+	switch e.Type {
+	case pb.EventType_EVENT_TYPE_RESYNC_STARTED:
+		s.Resyncs[e.Reason]++
+	case pb.EventType_EVENT_TYPE_FAILOVER:
+		s.LastFailover = proto.CloneOf(e)
+	}
+	if e.Stats != nil {
+		s.Pauses.Observe(time.Duration(min(e.Stats.PauseUs, 1<<40)) * time.Microsecond)
+		s.PagesCompared += e.Stats.PagesCompared
+		s.PagesSent += e.Stats.PagesSent
+		s.BlocksCompared += e.Stats.BlocksCompared
+		s.BlocksSent += e.Stats.BlocksSent
+		s.BytesSent += e.Stats.BytesSent
+	}
+}
+
+// waitingMax bounds the outputs of an active whose reports' times are known. Of
+// more that wait, the oldest are not measured.
+const waitingMax = 4096
+
+// waiting keeps when the active's outputs were reported, by their numbers.
+type waiting [waitingMax]struct {
+	epoch, id uint64
+	at        time.Time
+}
+
+// reported notes the outputs that the active's stream has brought.
+func (s *Stats) reported(w *waiting, m *pb.Outputs, at time.Time) {
+	epoch := m.GetEpoch()
+	for _, o := range m.GetOutputs() {
+		if o.GetKind() > pb.OutputKind_OUTPUT_KIND_EVENT || o.GetKind() < 0 {
+			continue // a peer of no known release sends it: not a label for it
+		}
+		s.Outputs[o.GetKind()]++
+		slot := &w[o.GetId()%waitingMax]
+		slot.epoch, slot.id, slot.at = epoch, o.GetId(), at
+	}
+}
+
+// released measures how long the outputs of a release have waited.
+func (s *Stats) released(w *waiting, m *pb.Release, at time.Time) {
+	for _, o := range m.GetOutputs() {
+		slot := &w[o.GetId()%waitingMax]
+		if slot.id == o.GetId() && slot.epoch == m.GetEpoch() && !slot.at.IsZero() {
+			s.Latency.Observe(at.Sub(slot.at))
+			slot.at = time.Time{}
+		}
+	}
+}
