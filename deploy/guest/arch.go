@@ -17,6 +17,7 @@ type arch struct {
 	modules       []string // loaded at every boot, with what they need
 	diskModules   []string // loaded when ud.disk is given, with what they need
 	stripModules  bool     // see strip; the kernel then says that they are unsigned
+	hostModules   []string // of a host that is itself emulated; none: there is no such host
 	cmdline       string   // what the kernel is best started with
 }
 
@@ -38,6 +39,7 @@ var arches = []arch{
 		kernelPackage: "linux-image-cloud-amd64", kernelFile: "vmlinuz-", output: "bzImage",
 		modules:     []string{"virtio_mmio", "virtio_net", "virtio_blk", "virtio_rng", "virtio_console"},
 		diskModules: []string{"ext4"},
+		hostModules: []string{"kvm_amd", "virtio_pci", "virtio_net"},
 		cmdline:     "console=ttyS0 quiet panic=-1",
 	},
 }

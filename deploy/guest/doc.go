@@ -16,6 +16,7 @@
 //
 //	Image or bzImage   the package's kernel, uncompressed where the boot protocol wants that
 //	initrd             newc cpio, uncompressed: a guest on the interpreter unpacks it at copying speed
+//	host-initrd        amd64 only: for an emulated KVM host, see below
 //	cmdline            the kernel command line to add the guest's own words to
 //	manifest.txt       the packages, their versions and digests
 //	stamp              the digest of everything that the build depends on
@@ -40,6 +41,14 @@
 // When every service listens, the guest prints "understudy-guest: ready" on
 // its console. When the first of the services ends, it unmounts the disk and
 // powers off. Without ud.service it runs a shell on the console.
+//
+// # Emulated KVM hosts
+//
+// The same amd64 kernel with host-initrd makes a KVM host out of an emulator that
+// knows SVM (QEMU: -accel tcg -cpu EPYC,+svm,+npt). Its init loads KVM and a
+// virtio network card over PCI, and runs /host/run, which whoever starts the
+// host appends to host-initrd in a cpio archive of its own, with the binaries and
+// images that it needs. When that ends, the host powers off.
 //
 // # Limits
 //

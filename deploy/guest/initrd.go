@@ -41,14 +41,11 @@ func rootfs(ctx context.Context, a arch, t tree) ([]cpio.Record, error) {
 		records = append(records, cpio.Directory(d, 0o755))
 	}
 
-	_, busybox, err := t.follow("usr/bin/busybox")
+	shell, err := busybox(t)
 	if err != nil {
 		return nil, err
 	}
-	records = append(records, cpio.StaticFile("bin/busybox", string(busybox.data), 0o755))
-	for _, applet := range applets {
-		records = append(records, cpio.Symlink("bin/"+applet, "busybox"))
-	}
+	records = append(records, shell...)
 
 	files, err := programFiles(t)
 	if err != nil {
@@ -70,6 +67,19 @@ func rootfs(ctx context.Context, a arch, t tree) ([]cpio.Record, error) {
 		return nil, err
 	}
 	return slices.Concat(records, base, disk), nil
+}
+
+// busybox returns BusyBox with the names of its commands.
+func busybox(t tree) ([]cpio.Record, error) {
+	_, file, err := t.follow("usr/bin/busybox")
+	if err != nil {
+		return nil, err
+	}
+	records := []cpio.Record{cpio.StaticFile("bin/busybox", string(file.data), 0o755)}
+	for _, applet := range applets {
+		records = append(records, cpio.Symlink("bin/"+applet, "busybox"))
+	}
+	return records, nil
 }
 
 // programFiles returns the programs with their shared libraries. A file that

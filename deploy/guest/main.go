@@ -24,6 +24,9 @@ import (
 //go:embed *.go rootfs
 var sources embed.FS
 
+// hostInitrd is the output for emulated hosts.
+const hostInitrd = "host-initrd"
+
 type options struct {
 	archName string
 	out      string
@@ -141,6 +144,17 @@ func build(ctx context.Context, o options) error {
 		return writeInitrd(w, records)
 	}); err != nil {
 		return err
+	}
+	if len(o.arch.hostModules) > 0 {
+		host, err := hostRootfs(ctx, o.arch, t)
+		if err != nil {
+			return err
+		}
+		if err := writeFile(filepath.Join(o.out, hostInitrd), func(w *bufio.Writer) error {
+			return writeInitrd(w, host)
+		}); err != nil {
+			return err
+		}
 	}
 	if err := writeFile(filepath.Join(o.out, "cmdline"), func(w *bufio.Writer) error {
 		_, err := fmt.Fprintln(w, o.arch.cmdline)
@@ -265,7 +279,11 @@ func upToDate(o options, stamp string) bool {
 	if err != nil || strings.TrimSpace(string(have)) != stamp {
 		return false
 	}
-	for _, name := range []string{o.arch.output, "initrd", "cmdline"} {
+	names := []string{o.arch.output, "initrd", "cmdline"}
+	if len(o.arch.hostModules) > 0 {
+		names = append(names, hostInitrd)
+	}
+	for _, name := range names {
 		if info, err := os.Stat(filepath.Join(o.out, name)); err != nil || info.Size() == 0 {
 			return false
 		}
