@@ -1,0 +1,136 @@
+//go:build linux && amd64
+
+package kvm
+
+import (
+	"fmt"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+var (
+	ioMSRIndexList = ioRW[uint32](0x02)
+	ioGetMSRs      = ioRW[[8]byte](0x88)
+	ioSetMSRs      = ioW[[8]byte](0x89)
+)
+
+// MSRs that the engine treats by themselves.
+const (
+	msrTSC          = 0x10
+	msrAPICBase     = 0x1b
+	msrMTRRDefType  = 0x2ff
+	msrTSCDeadline  = 0x6e0
+	msrWallClockOld = 0x11
+	msrWallClock    = 0x4b56_4d00
+)
+
+// maxMSRs bounds the lists; kernels know about 120.
+const maxMSRs = 512
+
+// msr is struct kvm_msr_entry.
+type msr struct {
+	index, _ uint32
+	value    uint64
+}
+
+// msrList is struct kvm_msrs with room for maxMSRs.
+type msrList struct {
+	n, _    uint32
+	entries [maxMSRs]msr
+}
+
+const (
+	_ = -(unsafe.Sizeof(msr{}) ^ 16)
+	_ = -(unsafe.Offsetof(msrList{}.entries) ^ 8)
+)
+
+// msrIndexes returns the numbers of the MSRs that hold a vCPU's state.
+func (s *system) msrIndexes() ([]uint32, error) {
+	var list struct {
+		n       uint32
+		indexes [maxMSRs]uint32
+	}
+	list.n = maxMSRs
+	if _, err := ioctl(s.fd, ioMSRIndexList, unsafe.Pointer(&list)); err != nil {
+		return nil, fmt.Errorf("KVM_GET_MSR_INDEX_LIST: %w", err)
+	}
+	return append([]uint32(nil), list.indexes[:min(list.n, maxMSRs)]...), nil
+}
+
+// msrs reads those of the MSRs that can be read. KVM stops at the first that
+// cannot: a list names some that only other CPUs have.
+func (c *vcpuFD) msrs(indexes []uint32) ([]msr, error) {
+	var found []msr
+	for len(indexes) > 0 {
+		var list msrList
+		n := copyIndexes(&list, indexes)
+		got, err := ioctl(c.fd, ioGetMSRs, unsafe.Pointer(&list))
+		if err != nil && err != unix.EPERM {
+			return nil, fmt.Errorf("KVM_GET_MSRS: %w", err)
+		}
+		got = max(0, got)
+		found = append(found, list.entries[:got]...)
+		if got < n {
+			got++ // the one that cannot be read
+		}
+		indexes = indexes[got:]
+	}
+	return found, nil
+}
+
+func copyIndexes(list *msrList, indexes []uint32) int {
+	n := min(len(indexes), maxMSRs)
+	for i, index := range indexes[:n] {
+		list.entries[i] = msr{index: index}
+	}
+	list.n = uint32(n)
+	return n
+}
+
+// msr reads one MSR.
+func (c *vcpuFD) msr(index uint32) (uint64, error) {
+	v, err := c.msrs([]uint32{index})
+	if err != nil {
+		return 0, err
+	}
+	if len(v) != 1 {
+		return 0, fmt.Errorf("MSR %#x cannot be read", index)
+	}
+	return v[0].value, nil
+}
+
+// setMSRs writes MSRs in order. One that refuses its value is no error if it
+// has that value already, or has none and the value is 0: MSRs that only report
+// something, or that belong to features that neither side shows.
+func (c *vcpuFD) setMSRs(values []msr) error {
+	for len(values) > 0 {
+		var list msrList
+		n := copy(list.entries[:], values)
+		list.n = uint32(n)
+		done, err := ioctl(c.fd, ioSetMSRs, unsafe.Pointer(&list))
+		if err != nil && err != unix.EPERM {
+			return fmt.Errorf("KVM_SET_MSRS: %w", err)
+		}
+		done = max(0, done)
+		if done < n {
+			if err := c.excuse(values[done]); err != nil {
+				return err
+			}
+			done++
+		}
+		values = values[done:]
+	}
+	return nil
+}
+
+func (c *vcpuFD) excuse(want msr) error {
+	has, err := c.msrs([]uint32{want.index})
+	if err != nil {
+		return err
+	}
+	if len(has) == 0 && want.value == 0 || len(has) == 1 && has[0].value == want.value {
+		return nil
+	}
+	return fmt.Errorf("%w: MSR %#x does not take %#x", ErrHost, want.index, want.value)
+}
