@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -30,6 +31,10 @@ type AttachHandler interface {
 const (
 	backoffMin = 20 * time.Millisecond
 	backoffMax = time.Second
+	// putOff is how long an address that did not answer is tried only where no
+	// other is left: the owner of a VM that has died, to which the others
+	// redirect until its lease has ended.
+	putOff = 2 * time.Second
 	// redirectsMax bounds redirections in a row that are followed at once.
 	redirectsMax = 3
 )
@@ -117,14 +122,26 @@ func (a *Attach) run() {
 		redirects int
 		wait      = backoffMin
 		said      bool // that no arbiter is there
+		silent    = map[string]time.Time{}
 	)
+	isSilent := func(addr string) bool {
+		at, ok := silent[addr]
+		return ok && time.Since(at) < putOff
+	}
 	for {
 		addr := redirect
 		if addr == "" {
+			for i := 1; i < len(a.addrs) && isSilent(a.addrs[next%len(a.addrs)]); i++ {
+				next++
+			}
 			addr = a.addrs[next%len(a.addrs)]
 		}
 		redirect = ""
 		up, refusal, err := a.attach(addr)
+		if delete(silent, addr); !up && refusal == nil {
+			maps.DeleteFunc(silent, func(other string, _ time.Time) bool { return !isSilent(other) })
+			silent[addr] = time.Now()
+		}
 		said = said || up
 		if a.ctx.Err() != nil {
 			return
@@ -138,7 +155,8 @@ func (a *Attach) run() {
 		case pb.Refusal_ACTION_EXIT:
 			return
 		case pb.Refusal_ACTION_REDIRECT:
-			if redirect = refusal.GetAddress(); redirect != "" && redirects < redirectsMax {
+			if to := refusal.GetAddress(); to != "" && redirects < redirectsMax && !isSilent(to) {
+				redirect = to
 				redirects++
 				continue
 			}
@@ -149,7 +167,7 @@ func (a *Attach) run() {
 			a.handler.OnDown(err)
 		}
 		// A whole pass over the addresses shares one wait.
-		if !up && refusal == nil && redirect == "" && next%len(a.addrs) != 0 {
+		if !up && refusal == nil && next%len(a.addrs) != 0 {
 			continue
 		}
 		select {

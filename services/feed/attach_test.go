@@ -234,6 +234,28 @@ func TestAttachFollowsARedirection(t *testing.T) {
 	e.expect(t, "up "+third.addr)
 }
 
+func TestAttachDoesNotFollowToAnArbiterThatIsDead(t *testing.T) {
+	noLeaks(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0") // nobody accepts
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = ln.Close() }()
+	dead := ln.Addr().String()
+	other := serveArbiter(t, "127.0.0.1:0", refuse(pb.Refusal_ACTION_REDIRECT, dead))
+	cfg := testConfig()
+	cfg.DialTimeout = time.Second
+	_, e := attachTo(t, cfg, dead, other.addr)
+	// Once the dead one was found silent, the other is asked again and again.
+	began := time.Now()
+	for range 5 {
+		e.expect(t, "message refusal")
+	}
+	if took := time.Since(began); took > cfg.DialTimeout+putOff {
+		t.Errorf("the fifth answer came after %v", took)
+	}
+}
+
 func TestAttachDoesNotRunInCircles(t *testing.T) {
 	noLeaks(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

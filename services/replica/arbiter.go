@@ -3,6 +3,7 @@ package replica
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -94,7 +95,8 @@ func (l *life) attachToArbiter() {
 	l.publish()
 	a := &attachment{life: l}
 	l.attachment = a
-	l.attach = feed.NewAttach(l.cfg.Arbiters, l.hello.Load, a, feed.Config{})
+	n := l.firstArbiter % len(l.cfg.Arbiters)
+	l.attach = feed.NewAttach(slices.Concat(l.cfg.Arbiters[n:], l.cfg.Arbiters[:n]), l.hello.Load, a, feed.Config{})
 }
 
 // reattach ends the stream to the arbiter; a new one says Hello anew.
@@ -148,7 +150,13 @@ func (a *attachment) OnUp(addr string) {
 }
 
 func (a *attachment) OnMessage(m *pb.ToReplica) {
-	a.post(func(l *life) { l.core.FromArbiter(fence.Now(), m) })
+	a.post(func(l *life) {
+		if m.GetRefusal().GetAction() == pb.Refusal_ACTION_RETRY {
+			// It may be unable to own the VM for long: the others come first.
+			l.firstArbiter++
+		}
+		l.core.FromArbiter(fence.Now(), m)
+	})
 }
 
 func (a *attachment) OnDown(err error) {

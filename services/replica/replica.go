@@ -48,11 +48,13 @@ type life struct {
 	lease      *fence.Lease
 	attach     *feed.Attach
 	attachment *attachment // what the present attach reports to
-	attached   bool        // an arbiter has answered and is not lost
-	booted     bool        // this life has begun to boot the guest
-	worker     *worker
-	feeding    *feeding   // the active's end of the feed
-	following  *following // the standby's end of the feed
+	// firstArbiter is the index of the arbiter that the next attach tries first.
+	firstArbiter int
+	attached     bool // an arbiter has answered and is not lost
+	booted       bool // this life has begun to boot the guest
+	worker       *worker
+	feeding      *feeding   // the active's end of the feed
+	following    *following // the standby's end of the feed
 	// busy counts the goroutines that use the machine's memory.
 	busy sync.WaitGroup
 

@@ -44,6 +44,8 @@ func (c *Core) refused(r *pb.Refusal) {
 		c.end(fmt.Errorf("%w: %s", ErrRefused, r.GetDetail()))
 	case pb.Refusal_ACTION_DISCARD:
 		c.discard(r.GetDetail())
+	case pb.Refusal_ACTION_REDIRECT:
+		// Whoever holds the stream goes there and says Hello anew.
 	default:
 		c.event("arbiter asks to come back later", pb.Reason_REASON_UNSPECIFIED, r.GetDetail())
 		c.host.Reattach()
