@@ -57,7 +57,7 @@ func TestGuestReboots(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	wait(t, c, "the reboot's resynchronization", func(s *pb.VMStatus) bool { return s.GetEpoch() > 1 })
+	rebooted(t, c)
 	if err := c.DialRedis(deadline(t)); err != nil {
 		t.Fatal(err)
 	}
@@ -71,6 +71,25 @@ func TestGuestReboots(t *testing.T) {
 	}
 	progress(t, l, 200)
 	verify(t, l)
+}
+
+// rebooted waits until both copies have rebooted and resynchronized.
+func rebooted(t *testing.T, c *cluster.Cluster) {
+	t.Helper()
+	stream, err := c.Admin().WatchEvents(deadline(t), &pb.WatchEventsRequest{Vm: c.VM})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for seen := false; ; {
+		e, err := stream.Recv()
+		if err != nil {
+			t.Fatalf("wait for the reboot: %v", err)
+		}
+		seen = seen || e.GetType() == pb.EventType_EVENT_TYPE_REBOOTED
+		if seen && e.GetType() == pb.EventType_EVENT_TYPE_RESYNC_DONE {
+			return
+		}
+	}
 }
 
 // Two copies of one machine cannot both be booted.
