@@ -235,21 +235,34 @@ func (l *Load) Stop() Result {
 	return res
 }
 
+// AckedByWriter is the number of acknowledged writes of each writer so far.
+func (l *Load) AckedByWriter() []int64 {
+	acked := make([]int64, len(l.writers))
+	for i, w := range l.writers {
+		acked[i] = w.acked.Load()
+	}
+	return acked
+}
+
 // Verify reads back every acknowledged write, in batches, over a new
 // connection and returns how many are missing or wrong.
 func (l *Load) Verify(ctx context.Context) (lost int64, err error) {
-	c, err := dial(l.addr)
+	return Verify(ctx, l.addr, l.AckedByWriter())
+}
+
+// Verify is Load.Verify for a load that has ended, by AckedByWriter.
+func Verify(ctx context.Context, addr string, ackedByWriter []int64) (lost int64, err error) {
+	c, err := dial(addr)
 	if err != nil {
 		return 0, fmt.Errorf("connect to read back: %w", err)
 	}
 	defer func() { _ = c.Close() }() // only reads
-	for _, w := range l.writers {
-		acked := w.acked.Load()
+	for id, acked := range ackedByWriter {
 		for from := int64(1); from <= acked; from += batch {
 			if err := ctx.Err(); err != nil {
 				return lost, err
 			}
-			n, err := c.check(w.id, from, min(acked, from+batch-1))
+			n, err := c.check(id, from, min(acked, from+batch-1))
 			if err != nil {
 				return lost, fmt.Errorf("read back: %w", err)
 			}
