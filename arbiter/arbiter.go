@@ -38,6 +38,7 @@ type arbiter struct {
 	ring     *events.Log
 	vms      *sessions.Registry
 	grpc     *api.Server
+	pages    *web.Server
 	web      *http.Server
 	listener net.Listener // gRPC
 	page     net.Listener // HTTP, or nil
@@ -88,6 +89,7 @@ func (a *arbiter) start(ctx context.Context, o *options) (err error) {
 		}
 	}
 	self := fence.Owner{ID: id, Address: advertised(o.advertise, a.listener.Addr())}
+	self.Page = pageURL(self.Address, a.page)
 	a.lease = fence.NewLease(a.client, fence.LeaseConfig{
 		Key: key, Value: self.Address, TTL: o.leaseTTL, Margin: o.leaseMargin, Log: log,
 	})
@@ -99,16 +101,19 @@ func (a *arbiter) start(ctx context.Context, o *options) (err error) {
 	var metrics *web.Metrics
 	config.OnCommit = func(took time.Duration, err error) { metrics.Committed(took, err) }
 	a.vms = sessions.New(config)
-	metrics = web.NewMetrics(a.vms, cli.Version(), func() time.Duration { return a.lease.ValidUntil() - fence.Now() })
+	leaseLeft := func() time.Duration { return a.lease.ValidUntil() - fence.Now() }
+	metrics = web.NewMetrics(a.vms, cli.Version(), leaseLeft)
 	a.grpc = api.New(api.Config{
 		VMs: a.vms, Events: a.ring, ArbiterID: id, Version: cli.Version(),
 		LeaseTTL: o.leaseTTL, LeaseMargin: o.leaseMargin,
 		Endpoints: a.endpoints(o), Ready: func() bool { return a.ready() == nil }, Log: log,
 	})
+	a.pages = web.New(web.Config{
+		VMs: a.vms, Events: a.ring, ArbiterID: id, Version: cli.Version(), Ready: a.ready, LeaseLeft: leaseLeft,
+		Metrics: metrics.Handler(), Log: log,
+	})
 	a.web = &http.Server{
-		Handler: web.Handler(web.Config{
-			VMs: a.vms, Events: a.ring, ArbiterID: id, Version: cli.Version(), Ready: a.ready, Metrics: metrics.Handler(), Log: log,
-		}),
+		Handler:           a.pages,
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
 	}
 	log.Info("arbiter started", "id", id, "version", cli.Version(), "listen", a.listener.Addr(), "etcd", endpoints)
@@ -130,6 +135,7 @@ func (a *arbiter) run(ctx context.Context) error {
 	go func() { failed <- a.grpc.Serve(a.listener) }()
 	go a.grpc.WatchHealth(ctx)
 	if a.page != nil {
+		go a.pages.Run(ctx)
 		go func() { failed <- a.web.Serve(a.page) }()
 	}
 	var etcdFailed <-chan struct{}
@@ -268,6 +274,27 @@ func advertised(given string, addr net.Addr) string {
 		host = "127.0.0.1"
 	}
 	return net.JoinHostPort(host, strconv.Itoa(t.Port))
+}
+
+// pageURL is where other arbiters' status pages link to: the host at which
+// replicas reach this arbiter, with the page's port. It is empty where the page
+// listens on the loopback only and the arbiter does not.
+func pageURL(address string, page net.Listener) string {
+	if page == nil {
+		return ""
+	}
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return ""
+	}
+	t := page.Addr().(*net.TCPAddr)
+	if !t.IP.IsUnspecified() {
+		if ip := net.ParseIP(host); t.IP.IsLoopback() && !ip.IsLoopback() {
+			return ""
+		}
+		host = t.IP.String()
+	}
+	return "http://" + net.JoinHostPort(host, strconv.Itoa(t.Port)) + "/"
 }
 
 // reachable is an address as a browser on this host can use it.

@@ -55,7 +55,7 @@ func TestFromBootToFailOver(t *testing.T) {
 		t.Errorf("status: %v", s)
 	}
 	for path, want := range map[string]string{
-		"/":        "protected",
+		"/":        "Protected",
 		"/metrics": `understudy_outputs_released_total{vm="web"} 5`,
 		"/readyz":  "ready",
 		"/healthz": "ok",

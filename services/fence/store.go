@@ -35,6 +35,8 @@ type Owner struct {
 	// ID names the arbiter; Address is where replicas reach it.
 	ID      string `json:"id"`
 	Address string `json:"address"`
+	// Page is the URL of its status page, or empty.
+	Page string `json:"page,omitempty"`
 	// Lease is the arbiter's lease that the ownership is attached to.
 	Lease int64 `json:"-"`
 }

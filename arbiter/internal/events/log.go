@@ -71,6 +71,13 @@ func (l *Log) Last(vm string, n int) []*pb.Event {
 	return out
 }
 
+// More returns a channel that is closed when the next event has been added.
+func (l *Log) More() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.more
+}
+
 // Follow calls do with each event of vm (empty: every VM) whose sequence number
 // is greater than seq: those that are kept, then new ones as they come. A
 // reader that is slower than the ring misses the oldest. It ends with the

@@ -203,10 +203,26 @@ func (r *Registry) All(ctx context.Context) ([]*pb.VMStatus, error) {
 	for _, s := range out {
 		here[s.Record.GetVm()] = true
 	}
+	known, err := r.Recorded(ctx)
+	for _, s := range known {
+		if !here[s.Record.GetVm()] {
+			out = append(out, s)
+		}
+	}
+	sortByName(out)
+	return out, err
+}
+
+// Recorded returns what etcd says about every VM that it knows, by name: for a
+// VM that runs here, less than Local and Sample do.
+func (r *Registry) Recorded(ctx context.Context) ([]*pb.VMStatus, error) {
+	var out []*pb.VMStatus
 	views, err := r.cfg.Store.List(ctx)
 	for _, view := range views {
-		if !here[view.VM] && (view.Record != nil || view.Owner != nil) {
-			out = append(out, r.distant(view))
+		if view.Record != nil || view.Owner != nil {
+			s := r.distant(view)
+			s.Record.Vm = view.VM
+			out = append(out, s)
 		}
 	}
 	sortByName(out)
@@ -230,6 +246,9 @@ func (r *Registry) distant(view fence.View) *pb.VMStatus {
 		s.Summary = "owned by this arbiter, no replica attached"
 	default:
 		s.Summary = fmt.Sprintf("owned by arbiter %s at %s", o.ID, o.Address)
+	}
+	if o := view.Owner; o != nil {
+		s.Owner = &pb.ArbiterRef{Id: o.ID, Address: o.Address, Page: o.Page}
 	}
 	for id := range view.Replicas {
 		s.Replicas = append(s.Replicas, &pb.ReplicaStatus{Replica: &pb.ReplicaRef{Id: id}})

@@ -29,8 +29,9 @@ type Stats struct {
 	Resyncs map[pb.Reason]uint64
 	// What synchronizations compared and sent.
 	PagesCompared, PagesSent, BlocksCompared, BlocksSent, BytesSent uint64
-	// LastFailover is the event of the last fail-over, or nil.
-	LastFailover *pb.Event
+	// LastFailover is the event of the last fail-over, Resyncing that with which
+	// the resynchronization that is under way began; nil: none.
+	LastFailover, Resyncing *pb.Event
 }
 
 // Sample is the state of one VM that runs here.
@@ -62,7 +63,7 @@ func (v *vm) sample(ctx context.Context) (Sample, error) {
 	err := v.do(ctx, func() {
 		s = Sample{Status: v.coreStatus(), Stats: v.stats}
 		s.Stats.Outputs, s.Stats.Resyncs = maps.Clone(v.stats.Outputs), maps.Clone(v.stats.Resyncs)
-		s.Stats.LastFailover = proto.CloneOf(v.stats.LastFailover)
+		s.Stats.LastFailover, s.Stats.Resyncing = proto.CloneOf(v.stats.LastFailover), proto.CloneOf(v.stats.Resyncing)
 	})
 	return s, err
 }
@@ -76,8 +77,12 @@ func (s *Stats) event(e *pb.Event) {
 	switch e.Type {
 	case pb.EventType_EVENT_TYPE_RESYNC_STARTED:
 		s.Resyncs[e.Reason]++
+		s.Resyncing = proto.CloneOf(e)
 	case pb.EventType_EVENT_TYPE_FAILOVER:
-		s.LastFailover = proto.CloneOf(e)
+		s.LastFailover, s.Resyncing = proto.CloneOf(e), nil
+	case pb.EventType_EVENT_TYPE_RESYNC_DONE, pb.EventType_EVENT_TYPE_PROTECTED, pb.EventType_EVENT_TYPE_SOLO,
+		pb.EventType_EVENT_TYPE_SYNCING, pb.EventType_EVENT_TYPE_ENDED, pb.EventType_EVENT_TYPE_OWNED:
+		s.Resyncing = nil
 	}
 	if e.Stats != nil {
 		s.Pauses.Observe(time.Duration(min(e.Stats.PauseUs, 1<<40)) * time.Microsecond)

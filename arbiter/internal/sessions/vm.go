@@ -139,6 +139,10 @@ func (v *vm) coreStatus() *pb.VMStatus {
 		s.Record = &pb.Record{}
 	}
 	s.Record.Vm = v.name
+	if v.claim.Lease != 0 {
+		self := v.reg.cfg.Self
+		s.Owner = &pb.ArbiterRef{Id: self.ID, Address: self.Address, Page: self.Page}
+	}
 	return s
 }
 

@@ -19,6 +19,8 @@ func Words(v interface{ String() string }) string {
 		prefix = "EVENT_TYPE_"
 	case pb.Role:
 		prefix = "ROLE_"
+	case pb.OutputKind:
+		prefix = "OUTPUT_KIND_"
 	}
 	s := strings.TrimPrefix(v.String(), prefix)
 	return strings.ToLower(strings.ReplaceAll(s, "_", " "))
