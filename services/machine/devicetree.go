@@ -46,7 +46,7 @@ func (t tree) encode() ([]byte, error) {
 func (t tree) chosen() fdt.Node {
 	n := fdt.Node{Name: "chosen", Properties: []fdt.Property{
 		fdt.Strings("bootargs", t.append),
-		fdt.Strings("stdout-path", fmt.Sprintf("/soc/serial@%x", layout[nameUART].base)),
+		fdt.Strings("stdout-path", fmt.Sprintf("/soc/serial@%x", rv64Layout[nameUART].base)),
 		fdt.Bytes("rng-seed", t.seed),
 	}}
 	if t.initrdEnd > t.initrdStart {

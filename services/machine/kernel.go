@@ -57,7 +57,7 @@ func newBootImages(kernel, initrd []byte, memoryBytes uint64) (*bootImages, erro
 // unpack returns a kernel as it lies in memory. What does not fit into limit
 // bytes is refused before it is unpacked whole.
 func unpack(kernel []byte, limit uint64) ([]byte, error) {
-	if !bytes.HasPrefix(kernel, []byte{0x1f, 0x8b}) {
+	if !isGzip(kernel) {
 		return kernel, nil
 	}
 	z, err := gzip.NewReader(bytes.NewReader(kernel))
@@ -82,7 +82,7 @@ func place(kernel []byte, initrdBytes, memoryBytes uint64) (placement, error) {
 	if what := foreign(kernel); what != "" {
 		return fail("kernel is %s, not a RISC-V Linux Image", what)
 	}
-	if len(kernel) < imageHeaderSize || string(kernel[imageMagic:imageMagic+4]) != imageMagicValue {
+	if !isRISCVImage(kernel) {
 		return fail("kernel of %d bytes is not a RISC-V Linux Image", len(kernel))
 	}
 	le := binary.LittleEndian
@@ -119,24 +119,6 @@ func place(kernel []byte, initrdBytes, memoryBytes uint64) (placement, error) {
 		initrd: rv64.RAMBase + initrd,
 		fdt:    rv64.RAMBase + fdt,
 	}, nil
-}
-
-// foreign names what a kernel is, if it is a known kind that cannot boot here.
-func foreign(k []byte) string {
-	at := func(off int, magic string) bool {
-		return len(k) >= off+len(magic) && string(k[off:off+len(magic)]) == magic
-	}
-	switch {
-	case at(0x202, "HdrS"):
-		return "an x86 bzImage"
-	case at(0x38, "ARM\x64"):
-		return "an arm64 Image"
-	case at(0, "\x7fELF"):
-		return "an ELF file"
-	case at(4, "zimg"):
-		return "a compressed EFI image (unpack it first)"
-	}
-	return ""
 }
 
 // peEnd returns the end of the last section in the file's data that the PE

@@ -12,8 +12,6 @@ import (
 
 	"github.com/understudy-ft/understudy/services/disk"
 	"github.com/understudy-ft/understudy/services/mem"
-	"github.com/understudy-ft/understudy/services/rtc"
-	"github.com/understudy-ft/understudy/services/rv64"
 	"github.com/understudy-ft/understudy/services/uart"
 	"github.com/understudy-ft/understudy/services/virtio"
 	"github.com/understudy-ft/understudy/services/vmm"
@@ -28,7 +26,8 @@ const (
 // Engines that Config.Engine names.
 const (
 	EngineAuto = "auto"
-	EngineRV64 = "rv64"
+	EngineRV64 = "rv64" // RISC-V, on any host
+	EngineKVM  = "kvm"  // x86-64, on Linux KVM
 )
 
 // MaxFrame and MaxPendingFrames are those of the network device.
@@ -46,13 +45,17 @@ var (
 
 // Config describes the machine, the same on both hosts.
 type Config struct {
-	// Engine is EngineAuto or EngineRV64; empty is EngineAuto. Auto takes the
-	// fastest that works on this host, today always rv64.
+	// Engine is EngineAuto, EngineRV64 or EngineKVM; empty is EngineAuto. Auto is
+	// the engine of the kernel's instruction set (see Sniff), rv64 without a
+	// kernel. It takes KVM only where guest code proves to run on hardware.
 	Engine string
 	// MemoryBytes is a multiple of mem.PageSize from MinMemory to MaxMemory.
 	MemoryBytes uint64
-	// CPUs is the number of harts, as many as the engine can at most.
+	// CPUs is the number of harts or vCPUs, as many as the engine can at most.
 	CPUs int
+	// CPUBaseline names features of the host's CPU to hide from the guest, as
+	// package kvm's Config says. Only EngineKVM has a use for it.
+	CPUBaseline []string
 	// MAC is the guest's unicast address.
 	MAC [6]byte
 	// Kernel and Initrd are kept for reboots and must not be changed. Without
@@ -94,57 +97,67 @@ type Machine struct {
 	memory *mem.Memory
 	clock  *vmm.Clock
 	engine vmm.Engine
-	bus    bus
-	net    *virtio.Net
-	rng    *virtio.RNG
-	input  func([]byte) int
+	kind   platform
+	// bus and ports are what the engine reaches in memory and I/O space.
+	bus, ports bus
+	// devices are on them, in the order of a MachineState.
+	devices []slot
+	net     *virtio.Net
+	rng     *virtio.RNG
+	input   func([]byte) int
 
 	// mu is held for as long as the machine's life changes.
 	mu     sync.Mutex
-	images *bootImages
+	images images
 	paused bool
 	closed bool
 }
 
 // New builds a paused machine that is switched off. Errors wrap ErrConfig or
-// ErrKernel where the configuration is to blame.
+// ErrKernel where the configuration, or a host that lacks what it asks for, is to
+// blame.
 func New(cfg Config, host Host) (*Machine, error) {
-	if err := cfg.check(); err != nil {
+	kind, err := cfg.resolve()
+	if err != nil {
+		return nil, err
+	}
+	if err := cfg.check(kind); err != nil {
 		return nil, err
 	}
 	host = host.withDefaults()
-	m := &Machine{cfg: cfg, log: host.Log, clock: vmm.NewClock(), paused: true}
+	m := &Machine{cfg: cfg, kind: kind, log: host.Log, clock: vmm.NewClock(), paused: true}
 	if len(cfg.Kernel) > 0 {
 		if err := m.SetImages(cfg.Kernel, cfg.Initrd); err != nil {
 			return nil, err
 		}
 	}
-	memory, err := mem.New(rv64.RAMBase, cfg.MemoryBytes)
-	if err != nil {
+	if m.memory, err = kind.newMemory(cfg.MemoryBytes); err != nil {
 		return nil, err
 	}
-	m.memory = memory
 	m.addDevices(host)
-	m.engine, err = rv64.New(rv64.Config{
-		Memory:  memory,
-		Bus:     &m.bus,
-		Clock:   m.clock,
-		Harts:   cfg.CPUs,
-		OnStop:  host.OnStop,
-		Console: func(p []byte) { host.Console.Write(p) },
-		Log:     host.Log.Named("engine"),
-	})
-	if err != nil {
-		memory.Close()
-		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
+	if m.engine, err = kind.newEngine(m, host); err != nil {
+		return nil, errors.Join(fmt.Errorf("%w: %w", ErrConfig, err), m.memory.Close())
 	}
 	return m, nil
 }
 
-func (c *Config) check() error {
+// resolve replaces EngineAuto by what it stands for.
+func (c *Config) resolve() (platform, error) {
+	if c.Engine == "" || c.Engine == EngineAuto {
+		var err error
+		if c.Engine, err = chooseEngine(c.Kernel, hardware); err != nil {
+			return nil, err
+		}
+	}
+	kind, ok := platforms[c.Engine]
+	if !ok {
+		return nil, fmt.Errorf("engine %q is not known, use %q, %q or %q: %w", c.Engine, EngineAuto, EngineRV64, EngineKVM, ErrConfig)
+	}
+	return kind, nil
+}
+
+func (c *Config) check(kind platform) error {
 	switch {
-	case c.Engine != "" && c.Engine != EngineAuto && c.Engine != EngineRV64:
-		return fmt.Errorf("engine %q is not known, use %q or %q: %w", c.Engine, EngineAuto, EngineRV64, ErrConfig)
 	case c.MemoryBytes%mem.PageSize != 0:
 		return fmt.Errorf("memory of %d bytes is not a multiple of %d: %w", c.MemoryBytes, mem.PageSize, ErrConfig)
 	case c.MemoryBytes < MinMemory || c.MemoryBytes > MaxMemory:
@@ -153,14 +166,11 @@ func (c *Config) check() error {
 		return fmt.Errorf("%d CPUs: at least 1 is needed: %w", c.CPUs, ErrConfig)
 	case c.MAC == [6]byte{} || c.MAC[0]&1 != 0:
 		return fmt.Errorf("MAC address %x is not a unicast address: %w", c.MAC, ErrConfig)
-	case len(c.Append) > maxAppend || strings.ContainsRune(c.Append, 0):
-		return fmt.Errorf("kernel command line of %d bytes: at most %d without NUL: %w", len(c.Append), maxAppend, ErrConfig)
+	case len(c.Append) > kind.maxAppend() || strings.ContainsRune(c.Append, 0):
+		return fmt.Errorf("kernel command line of %d bytes: at most %d without NUL: %w", len(c.Append), kind.maxAppend(), ErrConfig)
 	}
 	return nil
 }
-
-// maxAppend is what RISC-V kernels keep of their command line (COMMAND_LINE_SIZE).
-const maxAppend = 1023
 
 func (h Host) withDefaults() Host {
 	if h.Transmit == nil {
@@ -196,6 +206,7 @@ func (s *serialWriter) Write(p []byte) (int, error) {
 
 // addDevices puts all devices on the bus.
 func (m *Machine) addDevices(host Host) {
+	layout := m.kind.layout()
 	irq := func(name string) func(bool) {
 		line := layout[name].line
 		return func(level bool) {
@@ -206,7 +217,8 @@ func (m *Machine) addDevices(host Host) {
 		}
 	}
 	add := func(name string, version uint32, d device) {
-		m.bus.slots = append(m.bus.slots, slot{name, version, layout[name], d})
+		m.devices = append(m.devices, slot{name, version, layout[name], d})
+		m.attach(layout[name], d)
 	}
 	addVirtio := func(name string, d virtio.Device) {
 		add(name, virtio.StateVersion, virtio.NewTransport(virtio.Config{
@@ -219,7 +231,8 @@ func (m *Machine) addDevices(host Host) {
 	m.rng = virtio.NewRNG(m.cfg.RNGSeed)
 
 	add(nameUART, uart.StateVersion, serial)
-	add(nameRTC, rtc.StateVersion, rtc.New(m.clock, time.Now(), irq(nameRTC)))
+	clock, clockVersion := m.kind.newRTC(m.clock, time.Now(), irq(nameRTC))
+	add(nameRTC, clockVersion, clock)
 	addVirtio(nameNet, m.net)
 	if m.cfg.Disk != nil {
 		addVirtio(nameBlock, virtio.NewBlock(m.cfg.Disk, m.cfg.DiskReadOnly))
@@ -230,6 +243,15 @@ func (m *Machine) addDevices(host Host) {
 	m.input = serial.Input
 	if lastConsole(m.cfg.Append) == "hvc" {
 		m.input = console.Input
+	}
+}
+
+// attach puts registers on the bus that their window is in.
+func (m *Machine) attach(w window, r registers) {
+	if w.ports {
+		m.ports = append(m.ports, mapping{w, r})
+	} else {
+		m.bus = append(m.bus, mapping{w, r})
 	}
 }
 
@@ -249,7 +271,7 @@ func lastConsole(line string) string {
 // SetImages replaces what the machine boots from next. The slices are kept and
 // must not be changed. Errors wrap ErrKernel.
 func (m *Machine) SetImages(kernel, initrd []byte) error {
-	images, err := newBootImages(kernel, initrd, m.cfg.MemoryBytes)
+	images, err := m.kind.newImages(kernel, initrd, m.cfg)
 	if err != nil {
 		return err
 	}
@@ -277,7 +299,7 @@ func (m *Machine) Resume() {
 		return
 	}
 	m.paused = false
-	for _, s := range m.bus.slots {
+	for _, s := range m.devices {
 		s.Resume()
 	}
 	m.engine.Resume()
@@ -295,7 +317,7 @@ func (m *Machine) pause() {
 		return
 	}
 	m.paused = true
-	for _, s := range m.bus.slots {
+	for _, s := range m.devices {
 		s.Pause()
 	}
 	m.engine.Pause()
@@ -313,28 +335,17 @@ func (m *Machine) Reset() error {
 	case m.images == nil:
 		return ErrNoKernel
 	}
-	for _, s := range m.bus.slots {
+	for _, s := range m.devices {
 		s.Reset()
 	}
 	seed := make([]byte, 64)
 	m.rng.Read(seed)
-	fdt, err := tree{
-		memoryBytes: m.cfg.MemoryBytes,
-		harts:       m.cfg.CPUs,
-		append:      m.cfg.Append,
-		initrdStart: m.images.placement.initrd,
-		initrdEnd:   m.images.placement.initrd + uint64(len(m.images.initrd)),
-		seed:        seed,
-		slots:       m.bus.slots,
-	}.encode()
-	if err != nil {
-		return fmt.Errorf("device tree: %w", err)
-	}
 	zero(m.memory)
-	if err := m.images.load(m.memory, fdt); err != nil {
+	entry, err := m.images.load(m.memory, seed, m.devices)
+	if err != nil {
 		return err
 	}
-	return m.engine.Reset(vmm.Entry{PC: m.images.placement.kernel, Args: [2]uint64{0, m.images.fdt}})
+	return m.engine.Reset(entry)
 }
 
 // zero clears the pages that are not zero already.
@@ -343,7 +354,7 @@ func zero(memory *mem.Memory) {
 	for n := range memory.Pages() {
 		if p := memory.Page(n); [mem.PageSize]byte(p) != none {
 			clear(p)
-			memory.MarkDirty(memory.Base()+n*mem.PageSize, mem.PageSize)
+			memory.MarkDirty(memory.Address(n), mem.PageSize)
 		}
 	}
 }

@@ -470,7 +470,7 @@ func TestBootEntropy(t *testing.T) {
 			if err := m.Reset(); err != nil {
 				t.Fatal(err)
 			}
-			p, err := m.Memory().Slice(m.images.fdt, 8192)
+			p, err := m.Memory().Slice(m.images.(rv64Images).fdt, 8192)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -23,7 +23,7 @@ func (m *Machine) Save() (*understudyv1.MachineState, error) {
 	if s.EngineState, err = m.engine.Save(); err != nil {
 		return nil, fmt.Errorf("save engine: %w", err)
 	}
-	for _, slot := range m.bus.slots {
+	for _, slot := range m.devices {
 		state, err := slot.Save()
 		if err != nil {
 			return nil, fmt.Errorf("save machine: %w", err)
@@ -48,11 +48,11 @@ func (m *Machine) Load(s *understudyv1.MachineState) error {
 		return fmt.Errorf("machine state of version %d, this is %d: %w", s.GetVersion(), stateVersion, ErrState)
 	case s.Engine != m.engine.Name():
 		return fmt.Errorf("machine state of engine %q, this is %q: %w", s.Engine, m.engine.Name(), ErrState)
-	case len(s.Devices) != len(m.bus.slots):
-		return fmt.Errorf("machine state of %d devices, this has %d: %w", len(s.Devices), len(m.bus.slots), ErrState)
+	case len(s.Devices) != len(m.devices):
+		return fmt.Errorf("machine state of %d devices, this has %d: %w", len(s.Devices), len(m.devices), ErrState)
 	}
 	var commits []func()
-	for i, slot := range m.bus.slots {
+	for i, slot := range m.devices {
 		d := s.Devices[i]
 		if d.GetName() != slot.name || d.GetVersion() != slot.version {
 			return fmt.Errorf("device %d of the machine state is %q of version %d, this is %q of version %d: %w",
