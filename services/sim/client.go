@@ -2,89 +2,259 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 	"time"
+
+	"github.com/understudy-ft/understudy/services/packet"
 )
 
-// client asks one question after the other and repeats each until it is
-// answered.
+// client asks one question after the other, by datagrams that it repeats, or
+// over TCP connections that it opens and closes.
 type client struct {
-	w        *world
-	number   int
-	n        int
-	asked    time.Duration
-	op       string
-	waiting  bool
-	answered int // questions answered
+	v       *vm
+	number  int
+	tcp     bool
+	n       int
+	asked   time.Duration
+	op      string
+	waiting bool
+	told    int // the value that a call brought for this question; 0: none
+
+	answered int
 	longest  time.Duration
+
+	conn  *endpoint // that the next question goes over, of a TCP client
+	lines int       // questions left for it
+	ends  map[ports]*clientEnd
+	order []ports // of ends that may have a timer
+	armed time.Duration
 }
 
-func (w *world) newClient(number int) {
-	c := &client{w: w, number: number}
-	w.clients = append(w.clients, c)
+// ports names a connection of a client.
+type ports struct{ local, guest uint16 }
+
+type clientEnd struct {
+	*endpoint
+	// reuse is when the ports may be used again (TIME_WAIT); 0: never.
+	reuse time.Duration
+	quit  bool // the guest closes first
+}
+
+const timeWait = 3 * time.Second
+
+func (v *vm) newClient(number int) {
+	w := v.w
+	c := &client{v: v, number: number, tcp: w.chance(w.opt.tcp), ends: map[ports]*clientEnd{}}
+	v.clients = append(v.clients, c)
 	w.schedule(w.now+w.between(0, 100*time.Millisecond), c.ask)
 }
 
+func (c *client) stack() *stack {
+	return &stack{w: c.v.w, now: c.v.w.now, send: c.v.toGuest}
+}
+
 func (c *client) ask() {
+	w := c.v.w
 	c.n++
-	c.waiting = true
-	c.asked = c.w.now
-	c.op = "inc"
-	if c.w.chance(c.w.opt.coin) {
+	c.waiting, c.asked, c.told = true, w.now, 0
+	switch x := w.rng.Float64(); {
+	case x < w.opt.coin:
 		c.op = "coin"
+	case x < w.opt.coin+w.opt.calls:
+		c.op = "call"
+	case x < w.opt.coin+w.opt.calls+0.1:
+		c.op = "get"
+	default:
+		c.op = "inc"
 	}
-	c.repeat(c.n)
+	if !c.tcp {
+		c.repeat(c.n)
+		return
+	}
+	if c.conn == nil || c.lines == 0 || c.conn.closing {
+		c.connect()
+	}
+	c.lines--
+	s := c.stack()
+	c.conn.write(fmt.Sprintf("%d %d %s %s\n", c.number, c.n, c.op, filler(c.n, c.number)))
+	c.conn.transmit(s)
+	c.arm()
+}
+
+// connect opens another connection, from the first port that may be used.
+func (c *client) connect() {
+	w := c.v.w
+	p := ports{20000, servicePort}
+	for ; c.ends[p] != nil; p.local++ {
+		if at := c.ends[p].reuse; at != 0 && w.now >= at {
+			break
+		}
+	}
+	c.conn = newEndpoint(w, addr{clientIP(c.number), p.local}, addr{guestIP, p.guest})
+	c.conn.opener = true
+	if old := c.ends[p]; old != nil {
+		c.conn.iss = old.iss + 1<<26 + w.rng.Uint32()>>4 // RFC 6528: numbers of a port go up
+	}
+	c.lines = 1 + w.rng.IntN(8)
+	c.add(p, c.conn)
+}
+
+// add keeps a new connection. Not all clients know all options.
+func (c *client) add(p ports, e *endpoint) {
+	e.ts, e.sack = c.v.w.chance(0.8), c.v.w.chance(0.8)
+	c.ends[p] = &clientEnd{endpoint: e}
+	if !slices.Contains(c.order, p) {
+		c.order = append(c.order, p)
+	}
 }
 
 func (c *client) repeat(n int) {
 	if c.n != n || !c.waiting {
 		return
 	}
-	c.w.toGuest(datagram(clientIP(c.number), guestIP, fmt.Sprintf("%d %d %s", c.number, n, c.op)))
-	c.w.schedule(c.w.now+100*time.Millisecond, func() { c.repeat(n) })
+	w := c.v.w
+	c.v.toGuest(datagram(addr{clientIP(c.number), udpPort}, addr{guestIP, udpPort}, fmt.Sprintf("%d %d %s", c.number, n, c.op)))
+	w.schedule(w.now+100*time.Millisecond, func() { c.repeat(n) })
+}
+
+// hear takes a frame from the guest.
+func (c *client) hear(frame []byte) {
+	w := c.v.w
+	var p packet.Packet
+	p.Parse(frame)
+	switch p.Form {
+	case packet.UDP:
+		var client, n, value int
+		if _, err := fmt.Sscanf(string(p.Payload), "%d %d %d", &client, &n, &value); err != nil || client != c.number {
+			w.fail("the guest sent %q to client %d", p.Payload, c.number)
+			return
+		}
+		if !c.tcp && n == c.n && c.waiting {
+			c.answer(value)
+		}
+		return
+	case packet.TCP:
+		if p.TransportChecksum() != 0 {
+			w.fail("translation: client %d gets a wrong checksum", c.number)
+			return
+		}
+	default:
+		return // announcements
+	}
+	s := c.stack()
+	at := ports{p.DstPort, p.SrcPort}
+	e := c.ends[at]
+	switch {
+	case e == nil && at.local == callPort && p.Flags&packet.SYN != 0:
+		c.add(at, newEndpoint(w, addr{clientIP(c.number), callPort}, addr{guestIP, p.SrcPort}))
+		e = c.ends[at]
+	case e == nil:
+		w.fail("stream: client %d hears of a connection, %v, that was never opened", c.number, at)
+		return
+	case e.opener && (!e.synced || p.Flags&packet.SYN != 0) && p.Flags&packet.ACK != 0 && p.Ack-e.iss > 1:
+		return // late, of the port's last connection
+	}
+	if problem := e.take(s, &p); problem != "" {
+		w.fail("stream: the connection of client %d, %v, %s", c.number, e.local, problem)
+		return
+	}
+	c.read(s, e)
+	c.arm()
+}
+
+// read does what the client does with what a connection has brought.
+func (c *client) read(s *stack, e *clientEnd) {
+	w := c.v.w
+	for {
+		line, ok := e.line()
+		if !ok {
+			break
+		}
+		var client, n, value int
+		var rest string
+		got, _ := fmt.Sscanf(line, "%d %d %d %s", &client, &n, &value, &rest)
+		switch {
+		case got < 3 || client != c.number || n > c.n:
+			w.fail("stream: client %d reads %.60q", c.number, line)
+			return
+		case e.endpoint != c.conn:
+			if n == c.n && c.waiting {
+				c.told = value
+			}
+			e.write("ok\n")
+		case n != c.n || !c.waiting || rest != filler(client, n):
+			w.fail("stream: client %d reads %.60q in answer to question %d", c.number, line, c.n)
+			return
+		default:
+			c.answer(value)
+			if c.lines == 0 {
+				if e.quit = w.chance(0.5); e.quit {
+					e.write("quit\n")
+				} else {
+					e.closing = true
+				}
+			}
+		}
+	}
+	if e.eof() {
+		if e.endpoint == c.conn && c.waiting && !e.closing {
+			w.fail("stream: the guest ends the connection of client %d before it answered", c.number)
+		}
+		e.closing = true
+	}
+	e.transmit(s)
+	if e.opener && e.finished() && e.reuse == 0 {
+		if e.reuse = w.now; !e.quit {
+			e.reuse += timeWait
+		}
+	}
 }
 
 // answer takes what the service says.
-func (c *client) answer(n, value int) {
-	if n != c.n || !c.waiting {
-		return // an earlier answer, repeated
+func (c *client) answer(value int) {
+	w := c.v.w
+	if c.told != 0 && c.told != value {
+		w.fail("rule 2: client %d was told %d in a call and then %d", c.number, c.told, value)
 	}
 	c.waiting = false
 	c.answered++
-	c.longest = max(c.longest, c.w.now-c.asked)
-	c.w.check.answered(c.number, n, value, c.asked, c.w.now)
-	if !c.w.calm || c.answered < c.w.opt.enough {
-		c.w.schedule(c.w.now+c.w.between(0, 5*time.Millisecond), c.ask)
+	c.longest = max(c.longest, w.now-c.asked)
+	c.v.check.answered(c, value)
+	if !w.calm || c.answered < w.opt.enough {
+		w.schedule(w.now+w.between(0, w.opt.rest), c.ask)
 	}
 }
 
-// toGuest is the outside network towards the guest: every live uplink gets the
-// frame, muted ones may hear it.
-func (w *world) toGuest(frame []byte) {
-	for _, r := range w.hosts {
-		if w.chance(w.opt.loss) {
-			continue
+// arm sets the timer for whatever is due next.
+func (c *client) arm() {
+	var at time.Duration
+	look := func(e *endpoint) {
+		if t := e.next(); t != 0 && (at == 0 || t < at) {
+			at = t
 		}
-		r.after(w.opt.delay(w), func() {
-			own := append([]byte(nil), frame...)
-			if !r.muted {
-				r.do(func() { r.core.Input(r.clock(), own) })
-			} else if w.opt.mirror {
-				r.heardBy = append(r.heardBy, own)
-				r.heardBy = r.heardBy[max(0, len(r.heardBy)-8):]
-			}
-		})
 	}
-}
-
-// toClients is the way back.
-func (w *world) toClients(frame []byte) {
-	if w.chance(w.opt.loss) {
+	order := c.order[:0]
+	for _, k := range c.order {
+		if e := c.ends[k]; !e.finished() || e.next() != 0 {
+			look(e.endpoint)
+			order = append(order, k)
+		}
+	}
+	c.order = order
+	w := c.v.w
+	if at == 0 || c.armed > w.now && c.armed <= at {
 		return
 	}
-	var c, n, value int
-	if _, err := fmt.Sscanf(payload(frame), "%d %d %d", &c, &n, &value); err != nil {
-		w.fail("the guest sent %q", payload(frame))
-		return
-	}
-	w.schedule(w.now+w.opt.delay(w), func() { w.clients[c].answer(n, value) })
+	c.armed = at
+	w.schedule(at, func() {
+		if c.armed != at {
+			return
+		}
+		c.armed = 0
+		s := c.stack()
+		for _, k := range c.order {
+			c.ends[k].tick(s)
+		}
+		c.arm()
+	})
 }

@@ -15,19 +15,25 @@ const (
 	etcdTimeout = time.Second
 )
 
-// etcd has the semantics that the fence relies on: one record that is changed
-// by transactions against its revision, an owner, and keys under leases.
+// etcd has the semantics that the fence relies on: per VM one record that is
+// changed by transactions against its revision and an owner's key, and keys
+// under leases.
 type etcd struct {
 	w        *world
 	p        *process // for the network; never crashes
-	record   *pb.Record
 	revision int64
-	owner    *arbiter
-	ownerKey int64 // the owner's lease
 	leases   map[int64]*simLease
 	next     int64
 	// leaderless until that time: nothing is answered.
 	leaderless time.Duration
+}
+
+// entry is what etcd holds of one VM.
+type entry struct {
+	record   *pb.Record
+	revision int64
+	owner    *arbiter
+	ownerKey int64 // the owner's lease
 }
 
 type simLease struct {
@@ -40,7 +46,8 @@ func newEtcd(w *world) *etcd {
 }
 
 // do carries a request from a process to etcd and its answer back; failed is
-// called instead where no answer comes in time. Exactly one of them is called.
+// called instead where no answer comes in time, though the request may have been
+// carried out. Exactly one of them is called.
 func (e *etcd) do(p *process, request func() (answer func()), failed func()) {
 	answered := false
 	life := p.life
@@ -56,7 +63,7 @@ func (e *etcd) do(p *process, request func() (answer func()), failed func()) {
 		}
 		answer := request()
 		e.w.schedule(e.w.now+e.w.opt.delay(e.w), func() {
-			if e.w.cut(p, e.p) {
+			if e.w.cut(e.p, p) || e.w.chance(e.w.opt.lostAnswer) {
 				return
 			}
 			p.enter(life, func() {
@@ -67,6 +74,19 @@ func (e *etcd) do(p *process, request func() (answer func()), failed func()) {
 			})
 		})
 	})
+}
+
+// lead ends a leaderless period. A new leader does not know when leases were
+// renewed last, so it may prolong them all.
+func (e *etcd) lead(since time.Duration) {
+	if !e.w.chance(0.5) {
+		return
+	}
+	for _, l := range e.leases {
+		if l.expires > since {
+			l.expires = max(l.expires, e.w.now+leaseTTL)
+		}
+	}
 }
 
 // grant makes a lease with a key.
@@ -100,40 +120,51 @@ func (e *etcd) exists(key string) bool {
 	return false
 }
 
-// own makes an arbiter the owner if nobody is.
-func (e *etcd) own(a *arbiter, lease int64) bool {
-	if e.owner != nil && e.owner != a && e.held(e.ownerKey) {
-		return false
+// own makes an arbiter the owner of a VM if nobody is, and returns who is.
+func (e *etcd) own(v *vm, a *arbiter, lease int64) *arbiter {
+	n := v.entry
+	if n.owner != nil && n.ownerKey != lease && e.held(n.ownerKey) {
+		return n.owner
 	}
 	if !e.held(lease) {
-		return false
+		return nil
 	}
-	e.owner, e.ownerKey = a, lease
-	return true
+	n.owner, n.ownerKey = a, lease
+	return a
+}
+
+// disown gives a VM up.
+func (e *etcd) disown(v *vm, lease int64) {
+	if v.entry.ownerKey == lease {
+		v.entry.owner, v.entry.ownerKey = nil, 0
+	}
 }
 
 // commit is the arbiter's transaction.
-func (e *etcd) commit(a *arbiter, lease int64, c session.Commit) session.Input {
-	if e.owner != a || e.ownerKey != lease || !e.held(lease) {
+func (e *etcd) commit(v *vm, a *arbiter, lease int64, c session.Commit) session.Input {
+	n, w := v.entry, e.w
+	if n.owner != a || n.ownerKey != lease || !e.held(lease) {
 		return session.Disowned{}
 	}
-	if c.Expected != e.revision {
-		return session.CommitFailed{Cause: session.Conflict, Record: e.record, Revision: e.revision}
+	if c.Expected != n.revision && !w.mutated(NoRevisions) {
+		return session.CommitFailed{Cause: session.Conflict, Record: n.record, Revision: n.revision}
 	}
 	for _, k := range c.Conditions {
 		ok := e.held(k.LeaseID) && e.leases[k.LeaseID].key == k.ReplicaID
 		if k.Absent {
 			ok = !e.exists(k.ReplicaID)
 		}
-		if !ok {
-			return session.CommitFailed{Cause: session.Condition, Record: e.record, Revision: e.revision}
+		if !ok && !w.mutated(NoLeaseConditions) {
+			return session.CommitFailed{Cause: session.Condition, ReplicaID: k.ReplicaID, Record: n.record, Revision: n.revision}
 		}
 	}
-	if c.Record.GetTerm() <= e.record.GetTerm() {
-		e.w.fail("term goes from %d to %d", e.record.GetTerm(), c.Record.GetTerm())
+	if c.Record.GetTerm() <= n.record.GetTerm() {
+		w.fail("rule 2: the term of %s goes from %d to %d", v.name, n.record.GetTerm(), c.Record.GetTerm())
 	}
-	e.w.log("etcd: term %d %s active %s standby %s", c.Record.GetTerm(), c.Record.GetMode(), c.Record.GetActive().GetId(), c.Record.GetStandby().GetId())
-	e.record = c.Record
+	w.log("etcd: %s term %d %s active %s standby %s", v.name, c.Record.GetTerm(), c.Record.GetMode(), c.Record.GetActive().GetId(), c.Record.GetStandby().GetId())
+	n.record = c.Record
 	e.revision++
-	return session.Committed{Revision: e.revision}
+	n.revision = e.revision
+	w.hit(committed, v)
+	return session.Committed{Revision: n.revision}
 }

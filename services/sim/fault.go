@@ -4,6 +4,7 @@ import (
 	"time"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
+	"github.com/understudy-ft/understudy/services/session"
 )
 
 // fault injects one fault and plans the next.
@@ -12,137 +13,290 @@ func (w *world) fault() {
 		return
 	}
 	w.schedule(w.now+w.between(w.opt.faultEvery/4, w.opt.faultEvery), w.fault)
+	v := w.vms[w.rng.IntN(len(w.vms))]
+	active := func() string { return v.record().GetActive().GetId() }
+	standby := func() string { return v.record().GetStandby().GetId() }
 	kinds := []struct {
 		name string
 		try  func() bool
 	}{
-		{"active crashes", func() bool { return w.crash(w.etcd.record.GetActive().GetId()) }},
-		{"standby crashes", func() bool { return w.crash(w.etcd.record.GetStandby().GetId()) }},
-		{"active stops", func() bool { return w.stop(w.etcd.record.GetActive().GetId()) }},
-		{"standby stops", func() bool { return w.stop(w.etcd.record.GetStandby().GetId()) }},
-		{"arbiter crashes", w.crashArbiter},
+		{"active crashes", func() bool { return v.crash(active(), false) }},
+		{"active's host lost", func() bool { return v.crash(active(), true) }},
+		{"standby crashes", func() bool { return v.crash(standby(), false) }},
+		{"standby's host lost", func() bool { return v.crash(standby(), true) }},
+		{"spare crashes", v.crashSpare},
+		{"active stops", func() bool { return v.stop(active()) }},
+		{"standby stops", func() bool { return v.stop(standby()) }},
+		{"arbiter crashes", func() bool { return w.crashArbiter(false) }},
+		{"arbiter's host lost", func() bool { return w.crashArbiter(true) }},
 		{"arbiter stops", w.stopArbiter},
+		{"arbiter leaves", w.arbiterLeaves},
 		{"etcd leaderless", w.leaderless},
 		{"network cut", w.cutNetwork},
+		{"network cut one way", w.cutOneWay},
+		{"feed cut", v.cutFeed},
+		{"process cut off", w.isolate},
+		{"order to fail over", func() bool { return v.order(session.FailOver{}) }},
+		{"order to resynchronize", func() bool { return v.order(session.ResyncNow{}) }},
+		{"trap", func() bool { return w.setTrap(v) }},
+		{"trap", func() bool { return w.setTrap(v) }},
+		{"trap", func() bool { return w.setTrap(v) }},
 	}
 	k := kinds[w.rng.IntN(len(kinds))]
-	if k.try() {
+	if k.try() && k.name != "trap" {
 		w.faults[k.name]++
 	}
 }
 
+// settled is how long after a disturbance of a replica nobody can be about to
+// act on it any more: until then the loss of the other copy would be a second
+// fault at the same time.
+const settled = silentAfter + 200*time.Millisecond
+
 // survivable tells whether the loss of a copy can be survived now: both copies
-// are whole and know it, and everything that decides can be reached.
-func (w *world) survivable() bool {
-	rec := w.etcd.record
-	if rec.GetMode() != pb.Mode_MODE_PROTECTED || len(w.cuts) > 0 || w.now < w.etcd.leaderless {
+// are whole and known to be, nobody is about to do without one of them, and
+// everything that decides can be reached.
+func (v *vm) survivable() bool {
+	rec, w := v.record(), v.w
+	if rec.GetMode() != pb.Mode_MODE_PROTECTED || !w.quiet() {
 		return false
 	}
 	for _, ref := range []*pb.ReplicaRef{rec.GetActive(), rec.GetStandby()} {
-		r := w.host(ref.GetId())
-		if r == nil || r.dead || r.stopped > w.now || r.core.Term() != rec.GetTerm() || r.attach == nil || r.copyOf() == nil {
+		r := v.host(ref.GetId())
+		if r == nil || !r.running() || r.core.Term() != rec.GetTerm() || r.attach == nil || r.copyOf() == nil {
 			return false
 		}
 	}
-	r := w.host(rec.GetActive().GetId())
-	s := w.host(rec.GetStandby().GetId())
+	r, s := v.host(rec.GetActive().GetId()), v.host(rec.GetStandby().GetId())
 	if r.feeding == nil || s.following == nil || r.feeding.other() != s.following {
 		return false
 	}
-	a := w.etcd.owner
-	return a != nil && a.owns && !a.dead && a.stopped <= w.now
-}
-
-func (w *world) host(id string) *replica {
-	for _, r := range w.hosts {
-		if r.id == id {
-			return r
+	for _, a := range w.arbiters {
+		if t := a.seats[v]; t != nil && t.deciding && !a.dead {
+			return false
 		}
 	}
-	return nil
+	a := v.entry.owner
+	return a != nil && a.running() && a.seats[v] != nil && a.seats[v].owns
 }
 
-func (w *world) crash(id string) bool {
-	r := w.host(id)
-	if r == nil || !w.survivable() {
+// alone tells whether the loss of a standby that has no whole copy yet can be
+// survived: the active is there.
+func (v *vm) alone() bool {
+	r := v.host(v.record().GetActive().GetId())
+	return v.record().GetMode() == pb.Mode_MODE_SYNCING && v.w.quiet() && r != nil && r.running() && r.guest != nil &&
+		r.core.Role() == pb.Role_ROLE_ACTIVE
+}
+
+func (w *world) quiet() bool {
+	return len(w.cuts) == 0 && w.now >= w.etcd.leaderless && w.now > w.disturbed+settled
+}
+
+// disturb notes that something ends in d.
+func (w *world) disturb(d time.Duration) { w.disturbed = max(w.disturbed, w.now+d) }
+
+func (p *process) running() bool { return !p.dead && p.stopped <= p.w.now }
+
+func (v *vm) crash(id string, silent bool) bool {
+	r := v.host(id)
+	if r == nil || !v.survivable() {
 		return false
 	}
-	r.crash()
-	w.schedule(w.now+w.between(50*time.Millisecond, 2*time.Second), func() {
-		if r.dead {
+	v.lose(r, silent)
+	return true
+}
+
+// lose crashes a replica and starts it again, as a spare, some time later.
+func (v *vm) lose(r *replica, silent bool) {
+	r.crash(silent)
+	life := r.life
+	v.w.schedule(v.w.now+v.w.between(50*time.Millisecond, 2*time.Second), func() {
+		if r.dead && r.life == life {
 			r.restart()
 		}
 	})
-	return true
 }
 
-func (w *world) stop(id string) bool {
-	r := w.host(id)
-	if r == nil || !w.survivable() {
+func (v *vm) crashSpare() bool {
+	for _, r := range v.hosts {
+		if !r.dead && r.guest == nil && r.staged == nil && !r.boot && r.core.Role() == pb.Role_ROLE_SPARE {
+			v.lose(r, v.w.chance(0.5))
+			return true
+		}
+	}
+	return false
+}
+
+// halt stops a process for a while (SIGSTOP, a suspended host). Its clock may
+// jump ahead before it goes on.
+func (p *process) halt(d time.Duration) {
+	p.w.log("%s stands still for %v", p.name, d)
+	p.stopped = p.w.now + d
+	if p.w.chance(0.3) {
+		jump := p.w.between(0, 2*time.Second)
+		p.w.schedule(p.stopped, func() { p.offset += jump })
+	}
+}
+
+func (v *vm) stop(id string) bool {
+	r := v.host(id)
+	if r == nil || !v.survivable() {
 		return false
 	}
-	d := w.between(10*time.Millisecond, 4*time.Second)
-	w.log("%s stands still for %v", r.id, d)
-	r.stopped = w.now + d
+	d := v.w.between(10*time.Millisecond, 4*time.Second)
+	r.halt(d)
+	v.w.disturb(d)
 	return true
 }
 
-func (w *world) crashArbiter() bool {
-	a := w.arbiters[w.rng.IntN(len(w.arbiters))]
+func (w *world) anArbiter() *arbiter { return w.arbiters[w.rng.IntN(len(w.arbiters))] }
+
+func (w *world) crashArbiter(silent bool) bool {
+	a := w.anArbiter()
 	if a.dead {
 		return false
 	}
-	w.log("%s crashes", a.name)
-	a.crash()
-	w.schedule(w.now+w.between(20*time.Millisecond, 2*time.Second), func() {
-		if a.dead {
-			a.restart()
-		}
-	})
+	w.loseArbiter(a, silent)
 	return true
 }
 
+func (w *world) loseArbiter(a *arbiter, silent bool) {
+	w.log("%s crashes (silently %v)", a.name, silent)
+	a.crash(silent)
+	w.comeBack(a)
+}
+
+func (w *world) comeBack(a *arbiter) {
+	life := a.life
+	w.schedule(w.now+w.between(20*time.Millisecond, 2*time.Second), func() {
+		if a.dead && a.life == life {
+			a.restart()
+		}
+	})
+}
+
 func (w *world) stopArbiter() bool {
-	a := w.arbiters[w.rng.IntN(len(w.arbiters))]
-	d := w.between(10*time.Millisecond, 5*time.Second)
-	w.log("%s stands still for %v", a.name, d)
-	a.stopped = w.now + d
+	a := w.anArbiter()
+	if a.dead {
+		return false
+	}
+	a.halt(w.between(10*time.Millisecond, 5*time.Second))
+	return true
+}
+
+// arbiterLeaves shuts an arbiter down in order; it joins again later.
+func (w *world) arbiterLeaves() bool {
+	a := w.anArbiter()
+	if !a.running() {
+		return false
+	}
+	w.log("%s leaves", a.name)
+	a.leave()
+	w.comeBack(a)
 	return true
 }
 
 func (w *world) leaderless() bool {
-	d := w.between(100*time.Millisecond, 5*time.Second)
+	if w.now < w.etcd.leaderless {
+		return false
+	}
+	since, d := w.now, w.between(100*time.Millisecond, 5*time.Second)
 	w.log("etcd has no leader for %v", d)
 	w.etcd.leaderless = w.now + d
+	w.schedule(w.now+d, func() {
+		if !w.calm {
+			w.etcd.lead(since)
+		}
+	})
 	return true
 }
 
-// cutNetwork cuts the network between two processes for a while. The two
-// copies together are never both cut off from all that could decide.
-func (w *world) cutNetwork() bool {
-	var all []*process
-	for _, r := range w.hosts {
-		all = append(all, r.process)
+// all are the processes that the network connects.
+func (w *world) all() (all []*process) {
+	for _, v := range w.vms {
+		for _, r := range v.hosts {
+			all = append(all, r.process)
+		}
 	}
 	for _, a := range w.arbiters {
 		all = append(all, a.process)
 	}
-	all = append(all, w.etcd.p)
+	return append(all, w.etcd.p)
+}
+
+// cutFor keeps messages from getting from one process to another.
+func (w *world) cutFor(from, to *process, d time.Duration) {
+	key := [2]*process{from, to}
+	w.cuts[key]++
+	w.disturb(d)
+	w.schedule(w.now+d, func() {
+		if w.cuts[key]--; w.cuts[key] <= 0 {
+			delete(w.cuts, key)
+		}
+	})
+}
+
+func (w *world) cutSome(bothWays bool) bool {
+	all := w.all()
 	a, b := all[w.rng.IntN(len(all))], all[w.rng.IntN(len(all))]
 	if a == b {
 		return false
 	}
-	key := [2]*process{a, b}
 	d := w.between(50*time.Millisecond, 4*time.Second)
-	w.log("network between %s and %s is cut for %v", a.name, b.name, d)
-	w.cuts[key] = true
-	w.schedule(w.now+d, func() { delete(w.cuts, key) })
+	w.log("network from %s to %s is cut for %v (both ways %v)", a.name, b.name, d, bothWays)
+	w.cutFor(a, b, d)
+	if bothWays {
+		w.cutFor(b, a, d)
+	}
+	return true
+}
+
+func (w *world) cutNetwork() bool { return w.cutSome(true) }
+func (w *world) cutOneWay() bool  { return w.cutSome(false) }
+
+// cutFeed cuts the copies from each other, which both reach all others.
+func (v *vm) cutFeed() bool {
+	a, s := v.host(v.record().GetActive().GetId()), v.host(v.record().GetStandby().GetId())
+	if a == nil || s == nil {
+		return false
+	}
+	w := v.w
+	d := w.between(50*time.Millisecond, 3*time.Second)
+	w.log("feed from %s to %s is cut for %v", a.name, s.name, d)
+	w.cutFor(a.process, s.process, d)
+	w.cutFor(s.process, a.process, d)
+	return true
+}
+
+// isolate cuts one process off from all others.
+func (w *world) isolate() bool {
+	all := w.all()
+	p := all[w.rng.IntN(len(all))]
+	d := w.between(50*time.Millisecond, 4*time.Second)
+	w.log("%s is cut off for %v", p.name, d)
+	for _, o := range all {
+		if o != p {
+			w.cutFor(p, o, d)
+			w.cutFor(o, p, d)
+		}
+	}
+	return true
+}
+
+// order is an operator's.
+func (v *vm) order(in session.Input) bool {
+	a := v.entry.owner
+	if a == nil || !a.running() || a.seats[v] == nil || !a.seats[v].owns {
+		return false
+	}
+	a.seats[v].step(in)
+	v.w.disturb(0)
 	return true
 }
 
 // heal ends all faults: what crashed starts, what stood still goes on.
 func (w *world) heal() {
-	w.calm = true
+	w.calm, w.trap = true, nil
 	w.log("everything heals")
 	clear(w.cuts)
 	w.etcd.leaderless = 0
@@ -152,10 +306,12 @@ func (w *world) heal() {
 			a.restart()
 		}
 	}
-	for _, r := range w.hosts {
-		r.stopped = 0
-		if r.dead {
-			r.restart()
+	for _, v := range w.vms {
+		for _, r := range v.hosts {
+			r.stopped = 0
+			if r.dead {
+				r.restart()
+			}
 		}
 	}
 }

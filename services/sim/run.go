@@ -2,43 +2,53 @@ package sim
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"time"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 )
 
+// forever is a time that does not come.
+const forever = time.Duration(math.MaxInt64)
+
 // options are drawn from the seed.
 type options struct {
-	replicas, arbiters, clients int
-	duration                    time.Duration // of the first phase
-	drift                       float64
-	delayMin, delayMax          time.Duration
-	slow                        float64 // chance of a slow packet
-	loss                        float64
-	think                       time.Duration
-	coin, reorder               float64
-	mirror                      bool
-	faultEvery                  time.Duration
-	enough                      int
+	vms, arbiters      int
+	replicas, clients  int           // of each VM, at most
+	duration           time.Duration // of the first phase
+	drift              float64
+	delayMin, delayMax time.Duration
+	slow               float64 // chance of a slow packet
+	loss, duplicate    float64 // of the outside network
+	lostAnswer         float64 // of etcd
+	think, rest        time.Duration
+	coin, calls        float64 // of questions
+	reorder, tcp       float64
+	mirror             bool
+	faultEvery         time.Duration
+	enough             int
 }
 
 func draw(rng *rand.Rand) options {
 	o := options{
-		replicas: 2 + rng.IntN(2), arbiters: 1 + rng.IntN(2), clients: 1 + rng.IntN(4),
-		duration: 8 * time.Second, drift: 0.01,
+		vms: 1, arbiters: 1 + rng.IntN(3), replicas: 2 + rng.IntN(2), clients: 1 + rng.IntN(4),
+		duration: 6 * time.Second, drift: 0.01,
 		delayMin: 20 * time.Microsecond, delayMax: time.Duration(100+rng.IntN(3000)) * time.Microsecond,
-		slow: 0.01 * rng.Float64(), think: time.Duration(200+rng.IntN(3000)) * time.Microsecond,
-		mirror: rng.IntN(2) == 0, faultEvery: time.Duration(300+rng.IntN(2500)) * time.Millisecond, enough: 20,
+		slow: 0.01 * rng.Float64(), think: time.Duration(100+rng.IntN(2000)) * time.Microsecond,
+		rest: time.Duration(5+rng.IntN(30)) * time.Millisecond, calls: 0.05, tcp: 0.7,
+		mirror: rng.IntN(2) == 0, faultEvery: time.Duration(200+rng.IntN(2000)) * time.Millisecond, enough: 20,
 	}
-	if rng.IntN(2) == 0 {
-		o.loss = 0.02 * rng.Float64()
+	maybe := func(most float64) float64 {
+		if rng.IntN(2) == 0 {
+			return 0
+		}
+		return most * rng.Float64()
 	}
-	if rng.IntN(3) > 0 {
-		o.coin = 0.05 * rng.Float64()
-	}
-	if rng.IntN(3) > 0 {
-		o.reorder = 0.05 * rng.Float64()
+	o.loss, o.duplicate, o.lostAnswer = maybe(0.03), maybe(0.02), maybe(0.02)
+	o.coin, o.reorder = maybe(0.08), maybe(0.05)
+	if rng.IntN(4) == 0 {
+		o.vms, o.clients = 2+rng.IntN(2), 1+rng.IntN(2)
 	}
 	return o
 }
@@ -60,64 +70,73 @@ type Result struct {
 	Err       error
 	Story     string
 	Faults    map[string]int
+	Events    uint64
 	Answers   int
 	Emitted   int
 	Takeovers int
 	Terms     uint64
 	Healed    time.Duration
+	// Worst is the longest that a client waited for an answer.
+	Worst time.Duration
 }
 
 // healing bounds the second phase.
 const healing = 60 * time.Second
 
 // Run runs one seed.
-func Run(seed uint64) Result {
+func Run(seed uint64) Result { return RunMutated(seed, "") }
+
+// RunMutated runs one seed with a deliberate defect.
+func RunMutated(seed uint64, m Mutation) Result {
 	rng := rand.New(rand.NewPCG(seed, 0x5eed))
-	w := &world{opt: draw(rng), rng: rng, cuts: map[[2]*process]bool{}, faults: map[string]int{}}
-	w.check = checker{w: w, said: map[[2]int]string{}}
+	w := &world{opt: draw(rng), rng: rng, cuts: map[[2]*process]int{}, faults: map[string]int{}, mutation: m}
 	w.etcd = newEtcd(w)
 	for i := range w.opt.arbiters {
 		w.newArbiter(fmt.Sprintf("arbiter%d", i+1))
 	}
-	for i := range w.opt.replicas {
-		w.newReplica(fmt.Sprintf("r%d", i+1), i == 0)
-	}
-	for i := range w.opt.clients {
-		w.newClient(i)
+	for i := range w.opt.vms {
+		v := w.newVM(fmt.Sprintf("vm%d", i+1))
+		for i := range w.opt.replicas {
+			v.newReplica(fmt.Sprintf("%s/r%d", v.name, i+1), i == 0)
+		}
+		for i := range w.opt.clients {
+			v.newClient(i)
+		}
 	}
 	w.schedule(w.between(0, w.opt.faultEvery), w.fault)
 	w.run(w.opt.duration, nil)
 	w.heal()
 	began := w.now
-	done := func() bool {
-		if w.etcd.record.GetMode() != pb.Mode_MODE_PROTECTED {
-			return false
+	if !w.run(w.now+healing, w.whole) {
+		s := ""
+		for _, v := range w.vms {
+			s += v.progress()
 		}
-		for _, c := range w.clients {
-			if c.answered < w.opt.enough {
-				return false
-			}
+		w.fail("rule 5: not whole %v after everything healed: %s", healing, s)
+	}
+	r := Result{Seed: seed, Faults: w.faults, Healed: w.now - began, Events: w.seq}
+	for _, v := range w.vms {
+		if w.failed == nil {
+			v.check.linearizable()
 		}
-		return true
+		r.Answers += len(v.check.history)
+		r.Emitted += v.check.emits
+		r.Takeovers += v.check.takeovers
+		r.Terms += v.record().GetTerm()
+		for _, c := range v.clients {
+			r.Worst = max(r.Worst, c.longest)
+		}
 	}
-	if !w.run(w.now+healing, done) {
-		w.fail("rule 5: not whole %v after everything healed: term %d %s, clients %s", healing, w.etcd.record.GetTerm(), w.etcd.record.GetMode(), w.progress())
-	}
-	w.check.linearizable()
-	return Result{Seed: seed, Err: w.failed, Story: w.story(), Faults: w.faults, Answers: len(w.check.history), Emitted: w.check.emits,
-		Takeovers: w.check.takeover, Terms: w.etcd.record.GetTerm(), Healed: w.now - began}
+	r.Err, r.Story = w.failed, w.story()
+	return r
 }
 
-// progress tells where everything stands.
-func (w *world) progress() (s string) {
-	for _, r := range w.hosts {
-		s += fmt.Sprintf("[%s dead %v %s %s term %d attached %v guest %v] ", r.id, r.dead, r.core.Role(), r.core.Mode(), r.core.Term(), r.attach != nil, r.guest != nil)
+// whole tells whether all is well.
+func (w *world) whole() bool {
+	for _, v := range w.vms {
+		if !v.whole() {
+			return false
+		}
 	}
-	for _, a := range w.arbiters {
-		s += fmt.Sprintf("[%s dead %v owns %v streams %d] ", a.name, a.dead, a.owns, len(a.streams))
-	}
-	for _, c := range w.clients {
-		s += fmt.Sprintf("%d/%d ", c.answered, w.opt.enough)
-	}
-	return s
+	return true
 }

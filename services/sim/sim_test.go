@@ -2,9 +2,29 @@ package sim
 
 import (
 	"os"
+	"slices"
 	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 )
+
+// seedCount is the number that SEEDS names, or the default.
+func seedCount(t *testing.T) uint64 {
+	if s := os.Getenv("SEEDS"); s != "" {
+		n, err := strconv.ParseUint(s, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if testing.Short() {
+		return 100
+	}
+	return 2000
+}
 
 // TestSeeds runs seeds from 1 on; SEEDS says how many, SEED runs one and tells
 // its story.
@@ -14,36 +34,75 @@ func TestSeeds(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := Run(seed)
+		r := RunMutated(seed, Mutation(os.Getenv("MUTATION")))
 		t.Logf("seed %d: %d answers, %d take-overs, faults %v\n%s", seed, r.Answers, r.Takeovers, r.Faults, r.Story)
 		if r.Err != nil {
 			t.Fatal(r.Err)
 		}
 		return
 	}
-	seeds := uint64(300)
-	if s := os.Getenv("SEEDS"); s != "" {
-		n, err := strconv.ParseUint(s, 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		seeds = n
-	}
-	faults := map[string]int{}
-	var answers, takeovers, bad int
-	for seed := uint64(1); seed <= seeds; seed++ {
-		r := Run(seed)
-		answers += r.Answers
-		takeovers += r.Takeovers
-		for k, n := range r.Faults {
-			faults[k] += n
-		}
-		if r.Err != nil {
-			t.Errorf("SEED=%d: %v", seed, r.Err)
-			if bad++; bad >= 10 {
-				t.Fatal("too many failures")
+	var tot totals
+	each(t, seedCount(t), func(seed uint64) { tot.add(t, Run(seed)) })
+	tot.log(t)
+}
+
+// each runs fn for seeds from 1 on, several at once, until too many failed.
+func each(t *testing.T, seeds uint64, fn func(seed uint64)) {
+	t.Helper()
+	var next atomic.Uint64
+	var wait sync.WaitGroup
+	for range 2 {
+		wait.Go(func() {
+			for !t.Failed() || seeds <= 10 {
+				seed := next.Add(1)
+				if seed > seeds {
+					return
+				}
+				fn(seed)
 			}
-		}
+		})
 	}
-	t.Logf("%d seeds, %d answers, %d take-overs, faults %v", seeds, answers, takeovers, faults)
+	wait.Wait()
+}
+
+// totals sums runs up.
+type totals struct {
+	sync.Mutex
+	runs, answers, emitted, takeovers, violations int
+	events                                        uint64
+	faults                                        map[string]int
+	worst, healed                                 time.Duration
+}
+
+func (s *totals) add(t *testing.T, r Result) {
+	s.Lock()
+	defer s.Unlock()
+	if s.faults == nil {
+		s.faults = map[string]int{}
+	}
+	s.runs++
+	s.answers += r.Answers
+	s.emitted += r.Emitted
+	s.takeovers += r.Takeovers
+	s.events += r.Events
+	s.worst, s.healed = max(s.worst, r.Worst), max(s.healed, r.Healed)
+	for k, n := range r.Faults {
+		s.faults[k] += n
+	}
+	if r.Err != nil {
+		s.violations++
+		t.Errorf("SEED=%d: %v", r.Seed, r.Err)
+	}
+}
+
+func (s *totals) log(t *testing.T) {
+	var kinds []string
+	n := 0
+	for k, count := range s.faults {
+		kinds = append(kinds, k+" "+strconv.Itoa(count))
+		n += count
+	}
+	slices.Sort(kinds)
+	t.Logf("%d seeds, %d violations; %d events, %d outputs, %d answers, %d take-overs, longest wait %v, longest healing %v; %d faults: %s",
+		s.runs, s.violations, s.events, s.emitted, s.answers, s.takeovers, s.worst, s.healed, n, strings.Join(kinds, ", "))
 }

@@ -18,10 +18,12 @@ type world struct {
 
 	etcd     *etcd
 	arbiters []*arbiter
-	hosts    []*replica
-	clients  []*client
-	check    checker
-	cuts     map[[2]*process]bool
+	vms      []*vm
+	cuts     map[[2]*process]int // by sender and receiver
+	trap     *trap
+	// disturbed is when a replica last stood still or was cut off.
+	disturbed time.Duration
+	mutation  Mutation
 
 	calm   bool // the second phase
 	faults map[string]int
@@ -142,7 +144,8 @@ func (w *world) story() string {
 	return strings.Join(w.trace[max(0, len(w.trace)-traceLines):], "\n")
 }
 
-// cut tells whether the network between two processes is cut.
-func (w *world) cut(a, b *process) bool {
-	return w.cuts[[2]*process{a, b}] || w.cuts[[2]*process{b, a}]
-}
+// cut tells whether nothing goes from one process to another.
+func (w *world) cut(from, to *process) bool { return w.cuts[[2]*process{from, to}] > 0 }
+
+// reach tells whether two processes can open a stream.
+func (w *world) reach(a, b *process) bool { return !w.cut(a, b) && !w.cut(b, a) }

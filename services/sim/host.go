@@ -1,0 +1,211 @@
+package sim
+
+import (
+	"time"
+
+	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
+	"github.com/understudy-ft/understudy/services/packet"
+	"github.com/understudy-ft/understudy/services/role"
+)
+
+// What a role core asks of its replica but for feeds: the methods of role.Host.
+
+var _ role.Host = (*replica)(nil)
+
+// work queues something for the worker.
+func (r *replica) work(takes time.Duration, fn func()) {
+	at := max(r.workUntil, r.w.now) + takes
+	r.workUntil = at
+	r.after(at-r.w.now, fn)
+}
+
+func (r *replica) ToArbiter(m *pb.FromReplica) {
+	if r.attach != nil {
+		r.attach.send(m)
+	}
+}
+
+func (r *replica) ToStandby(m *pb.FromActive) {
+	if r.feeding != nil {
+		r.feeding.send(m)
+	}
+}
+
+func (r *replica) ToActive(m *pb.FromStandby) {
+	if r.following != nil {
+		r.following.send(m)
+	}
+	if m.GetStaged() != nil {
+		r.w.hit(stagedSent, r.v)
+	}
+}
+
+func (r *replica) Emit(frame []byte, leased bool) {
+	if r.muted || leased && r.clock() >= r.leaseUntil {
+		return
+	}
+	r.v.check.emitted(r, frame, leased)
+	r.v.toClients(frame)
+	if !leased {
+		r.w.hit(emitted, r.v)
+	}
+}
+
+func (r *replica) Room() bool {
+	return r.guest != nil && !r.guest.paused && len(r.guest.state.inbox) < guestInbox
+}
+
+func (r *replica) Deliver(frame []byte) bool {
+	for _, f := range r.mutateInput(frame) {
+		r.guest.deliver(f)
+		r.v.check.delivered(r)
+	}
+	r.wake()
+	return true
+}
+
+// stack is what the guest's endpoints run on.
+func (r *replica) stack() *stack {
+	return &stack{w: r.w, now: r.clock() + r.guest.offset, send: r.transmitted}
+}
+
+// transmitted takes a frame of the guest.
+func (r *replica) transmitted(frame []byte) {
+	r.do(func() { r.core.Output(r.clock(), frame) })
+	r.mutateOutput(frame)
+}
+
+// wake lets the guest serve its inputs one after the other.
+func (r *replica) wake() {
+	g := r.guest
+	if g == nil || g.paused || g.busy || len(g.state.inbox) == 0 {
+		return
+	}
+	g.busy = true
+	r.after(r.w.thinking(), func() {
+		g.busy = false
+		if r.guest != g || g.paused || len(g.state.inbox) == 0 {
+			return
+		}
+		// One that was replaced meanwhile hears what others' outputs led to.
+		if problem := g.serve(r.stack()); problem != "" && r.v.names(r.id) {
+			r.w.fail("translation: the guest of %s sees that %s (%s)", r.id, problem, r.v.stands())
+		}
+		r.setTimer()
+		r.do(func() { r.core.InputRoom(r.clock()) })
+		r.wake()
+	})
+}
+
+// setTimer lets the guest's timers run.
+func (r *replica) setTimer() {
+	g := r.guest
+	if g == nil || g.paused {
+		return
+	}
+	at := g.next()
+	if at == 0 {
+		return
+	}
+	at -= g.offset // on the host's clock
+	if g.timer != 0 && g.timer <= at {
+		return
+	}
+	g.timer = at
+	r.after(max(0, at-r.clock())+50*time.Microsecond, func() {
+		if r.guest != g || g.timer != at {
+			return
+		}
+		g.timer = 0
+		if !g.paused {
+			g.tick(r.stack())
+			r.setTimer()
+		}
+	})
+}
+
+func (r *replica) Boot() {
+	r.work(time.Millisecond, func() {
+		r.v.check.booted(r)
+		r.guest = newGuest()
+		r.do(func() { r.core.InputRoom(r.clock()) })
+	})
+}
+
+func (r *replica) Pause() {
+	r.w.hit(pausing, r.v)
+	r.work(r.w.between(100*time.Microsecond, time.Millisecond), func() {
+		if r.guest != nil {
+			r.guest.paused = true
+		}
+		r.do(func() { r.core.Paused(r.clock()) })
+	})
+}
+
+func (r *replica) Resume() {
+	r.w.hit(resuming, r.v)
+	r.work(50*time.Microsecond, func() {
+		if r.guest != nil {
+			r.guest.paused = false
+			r.guest.timer = 0
+			r.setTimer()
+			r.wake()
+		}
+		r.do(func() { r.core.InputRoom(r.clock()) })
+	})
+}
+
+func (r *replica) Mute(m bool) {
+	r.muted = m
+	if !m {
+		r.v.check.unmuted(r)
+	}
+}
+
+func (r *replica) GoLive([]packet.Announcement) [][]byte {
+	r.w.hit(tookOver, r.v)
+	heard := r.heardBy
+	r.heardBy = nil
+	return heard
+}
+
+func (r *replica) Reattach() {
+	if r.attach != nil {
+		r.attach.close()
+		r.attach = nil
+	}
+	r.core.ArbiterDown(r.clock())
+	r.after(200*time.Millisecond, r.connect)
+}
+
+func (r *replica) Discard(why string) {
+	r.w.log("%s discards: %s", r.id, why)
+	r.boot = false
+	r.muted = true
+	r.end()
+	r.after(10*time.Millisecond, r.restart)
+}
+
+func (r *replica) Exit(err error) {
+	r.w.log("%s exits: %v", r.id, err)
+	r.end()
+	r.dead = true
+}
+
+// end closes the streams and gives the lease up.
+func (r *replica) end() {
+	if r.attach != nil {
+		r.attach.close()
+		r.attach = nil
+	}
+	r.CloseFeed()
+	id := r.lease
+	r.w.etcd.do(r.process, func() func() {
+		delete(r.w.etcd.leases, id)
+		return func() {}
+	}, func() {})
+}
+
+func (r *replica) Report(e role.Event) {
+	r.w.log("%s: %s term %d epoch %d %s %s", r.id, e.What, e.Term, e.Epoch, e.Mode, e.Detail)
+}
