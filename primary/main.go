@@ -21,14 +21,16 @@ import (
 func main() {
 	cmd := cli.New("primary", "boots a VM and runs it, protected by the secondaries of the same name")
 	shared := replica.AddFlags(cmd)
-	kernel := cmd.String("kernel", "", "`FILE` with the guest's kernel (an Image for rv64)")
+	kernel := cmd.String("kernel", "", "`FILE` with the guest's kernel (a RISC-V Image or an x86 bzImage)")
 	initrd := cmd.String("initrd", "", "`FILE` with the guest's initial RAM disk (default: none)")
 	kernelArgs := cmd.String("append", "", "kernel command `LINE`")
 	memory := cli.Size(256 << 20)
 	cmd.Var(&memory, "memory", "`SIZE` of the guest's memory")
 	cpus := cmd.Int("cpus", 1, "`NUMBER` of virtual CPUs")
 	mac := cmd.String("mac", "", "`MAC` address of the guest (default: made from the VM's name)")
-	engine := cmd.String("engine", "auto", "`ENGINE` that runs the guest: auto or rv64")
+	engine := cmd.String("engine", "auto", "`ENGINE` that runs the guest: rv64, kvm, or auto for that of the kernel's instruction set")
+	baseline := cli.NewList()
+	cmd.Var(baseline, "cpu-baseline", "CPU `FEATURES` to hide from the guest, as in /proc/cpuinfo, separated by commas, so that it runs on hosts that lack them (engine kvm)")
 	readOnly := cmd.Bool("disk-readonly", false, "attach the disk read-only")
 	orSpare := cmd.Bool("or-spare", false, "where the VM is active elsewhere already, go on as a spare instead of ending with an error:\nfor a primary that is started again by itself")
 	standalone := cmd.Bool("standalone", false, "run the VM without arbiter and protection")
@@ -42,7 +44,7 @@ func main() {
 			return err
 		}
 		defer done()
-		g := &replica.Guest{Engine: *engine, MemoryBytes: uint64(memory), CPUs: *cpus, Append: *kernelArgs}
+		g := &replica.Guest{Engine: *engine, MemoryBytes: uint64(memory), CPUs: *cpus, CPUBaseline: baseline.Values, Append: *kernelArgs}
 		if g.MAC, err = macAddress(*mac, cfg.VM); err != nil {
 			return err
 		}

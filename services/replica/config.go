@@ -46,6 +46,7 @@ type Guest struct {
 	Engine         string
 	MemoryBytes    uint64
 	CPUs           int
+	CPUBaseline    []string
 	MAC            [6]byte
 	Kernel, Initrd []byte
 	Append         string

@@ -102,7 +102,7 @@ func (f *feeding) open() {
 		Protocol: role.Protocol, Vm: f.life.cfg.VM, ActiveId: f.life.self.GetId(), StandbyId: f.to.GetId(),
 		Machine: &pb.MachineConfig{
 			Engine: cfg.Engine, MemoryBytes: cfg.MemoryBytes, Cpus: uint32(cfg.CPUs), Mac: cfg.MAC[:], Append: cfg.Append,
-			KernelBytes: uint64(len(cfg.Kernel)), InitrdBytes: uint64(len(cfg.Initrd)),
+			KernelBytes: uint64(len(cfg.Kernel)), InitrdBytes: uint64(len(cfg.Initrd)), CpuBaseline: cfg.CPUBaseline,
 		},
 	}
 	if d := m.Disk(); d != nil {

@@ -81,7 +81,7 @@ func (l *life) follow(s *feed.Standby, m *pb.MachineConfig) (*following, error) 
 	}
 	g := &Guest{
 		Engine: m.GetEngine(), MemoryBytes: m.GetMemoryBytes(), CPUs: int(m.GetCpus()), MAC: [6]byte(m.GetMac()), Append: m.GetAppend(),
-		DiskReadOnly: m.GetDiskReadOnly(),
+		DiskReadOnly: m.GetDiskReadOnly(), CPUBaseline: m.GetCpuBaseline(),
 	}
 	f := &following{life: l, standby: s, guest: g, wantK: m.GetKernelBytes(), wantI: m.GetInitrdBytes(), begin: make(chan struct{}, 1)}
 	if n := m.GetDiskBytes(); n > 0 {

@@ -112,7 +112,7 @@ func (w *worker) fail(err error) { w.life.box.put(func() { w.life.end(err) }) }
 // machine is the machine's configuration with a fresh seed.
 func (g *Guest) machine() (machine.Config, error) {
 	cfg := machine.Config{
-		Engine: g.Engine, MemoryBytes: g.MemoryBytes, CPUs: g.CPUs, MAC: g.MAC,
+		Engine: g.Engine, MemoryBytes: g.MemoryBytes, CPUs: g.CPUs, CPUBaseline: g.CPUBaseline, MAC: g.MAC,
 		Kernel: g.Kernel, Initrd: g.Initrd, Append: g.Append,
 		Disk: g.Disk, DiskReadOnly: g.DiskReadOnly,
 	}

@@ -641,8 +641,10 @@ type MachineConfig struct {
 	DiskBytes    uint64 `protobuf:"varint,6,opt,name=disk_bytes,json=diskBytes,proto3" json:"disk_bytes,omitempty"`
 	DiskReadOnly bool   `protobuf:"varint,7,opt,name=disk_read_only,json=diskReadOnly,proto3" json:"disk_read_only,omitempty"`
 	// Sizes of the boot images that follow as BootImage chunks.
-	KernelBytes   uint64 `protobuf:"varint,8,opt,name=kernel_bytes,json=kernelBytes,proto3" json:"kernel_bytes,omitempty"`
-	InitrdBytes   uint64 `protobuf:"varint,9,opt,name=initrd_bytes,json=initrdBytes,proto3" json:"initrd_bytes,omitempty"`
+	KernelBytes uint64 `protobuf:"varint,8,opt,name=kernel_bytes,json=kernelBytes,proto3" json:"kernel_bytes,omitempty"`
+	InitrdBytes uint64 `protobuf:"varint,9,opt,name=initrd_bytes,json=initrdBytes,proto3" json:"initrd_bytes,omitempty"`
+	// CPU features that are hidden from the guest (engine kvm).
+	CpuBaseline   []string `protobuf:"bytes,10,rep,name=cpu_baseline,json=cpuBaseline,proto3" json:"cpu_baseline,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -738,6 +740,13 @@ func (x *MachineConfig) GetInitrdBytes() uint64 {
 		return x.InitrdBytes
 	}
 	return 0
+}
+
+func (x *MachineConfig) GetCpuBaseline() []string {
+	if x != nil {
+		return x.CpuBaseline
+	}
+	return nil
 }
 
 // BootImage is a chunk of the kernel or initrd, which a standby keeps for the
@@ -2097,7 +2106,7 @@ const file_understudy_v1_replication_proto_rawDesc = "" +
 	"\n" +
 	"disk_empty\x18\x01 \x01(\bR\tdiskEmpty\"%\n" +
 	"\vFeedRefusal\x12\x16\n" +
-	"\x06detail\x18\x01 \x01(\tR\x06detail\"\x93\x02\n" +
+	"\x06detail\x18\x01 \x01(\tR\x06detail\"\xb6\x02\n" +
 	"\rMachineConfig\x12\x16\n" +
 	"\x06engine\x18\x01 \x01(\tR\x06engine\x12!\n" +
 	"\fmemory_bytes\x18\x02 \x01(\x04R\vmemoryBytes\x12\x12\n" +
@@ -2108,7 +2117,9 @@ const file_understudy_v1_replication_proto_rawDesc = "" +
 	"disk_bytes\x18\x06 \x01(\x04R\tdiskBytes\x12$\n" +
 	"\x0edisk_read_only\x18\a \x01(\bR\fdiskReadOnly\x12!\n" +
 	"\fkernel_bytes\x18\b \x01(\x04R\vkernelBytes\x12!\n" +
-	"\finitrd_bytes\x18\t \x01(\x04R\vinitrdBytes\"\xb1\x01\n" +
+	"\finitrd_bytes\x18\t \x01(\x04R\vinitrdBytes\x12!\n" +
+	"\fcpu_baseline\x18\n" +
+	" \x03(\tR\vcpuBaseline\"\xb1\x01\n" +
 	"\tBootImage\x124\n" +
 	"\x05image\x18\x01 \x01(\x0e2\x1e.understudy.v1.BootImage.ImageR\x05image\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x12\n" +
