@@ -295,6 +295,9 @@ func (e *Engine) Reset(entry vmm.Entry) error {
 	if err := writeBootTables(e.mem); err != nil {
 		return fmt.Errorf("reset kvm: %w", err)
 	}
+	if err := e.vm.maskPICs(); err != nil {
+		return fmt.Errorf("reset kvm: %w", err)
+	}
 	for i, c := range e.vm.vcpus {
 		if err := c.firmware(); err != nil {
 			return fmt.Errorf("reset kvm: vCPU %d: %w", i, err)

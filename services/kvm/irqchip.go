@@ -50,10 +50,7 @@ type pitConfig struct {
 type pitState [112]byte
 
 // reinjectControl is struct kvm_reinject_control.
-type reinjectControl struct {
-	reinject, _ uint8
-	_           [30]byte
-}
+type reinjectControl [32]byte
 
 // pitSpeakerDummy lets KVM answer the speaker port 0x61, too, which kernels
 // read to calibrate against the PIT.
@@ -109,6 +106,23 @@ func (v *vm) irqChip(id uint32) (*irqChip, error) {
 func (v *vm) setIRQChip(c *irqChip) error {
 	if err := set(v.fd, ioSetIRQChip, c); err != nil {
 		return fmt.Errorf("KVM_SET_IRQCHIP %d: %w", c.id, err)
+	}
+	return nil
+}
+
+// maskPICs masks all interrupts of both PICs, as firmware leaves them to who
+// boots with I/O APIC.
+func (v *vm) maskPICs() error {
+	const imr = 2 // in struct kvm_pic_state
+	for id := range uint32(chipIOAPIC) {
+		c, err := v.irqChip(id)
+		if err != nil {
+			return err
+		}
+		c.state[imr] = 0xff
+		if err := v.setIRQChip(c); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -82,7 +82,7 @@ func (s *system) count() (_ Speed, err error) {
 		return Speed{}, err
 	}
 	copy(code.Bytes(), probeCode)
-	fd, err := ioctlArg(s.fd, ioCreateVM, 0)
+	fd, err := s.createVM()
 	if err != nil {
 		return Speed{}, errors.Join(fmt.Errorf("KVM_CREATE_VM: %w", err), code.Close())
 	}

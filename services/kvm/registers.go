@@ -30,18 +30,19 @@ var (
 
 // regs is struct kvm_regs.
 type regs struct {
-	rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp uint64
-	r8, r9, r10, r11, r12, r13, r14, r15   uint64
-	rip, rflags                            uint64
+	_, _, rcx, _, rsi, rdi, rsp, _ uint64 // rax to rbp
+	_                              [8]uint64
+	rip, rflags                    uint64
 }
 
 // segment is struct kvm_segment.
 type segment struct {
-	base                           uint64
-	limit                          uint32
-	selector                       uint16
-	typ, present, dpl, db, s, l, g uint8
-	avl, unusable, _               uint8
+	base                      uint64
+	limit                     uint32
+	selector                  uint16
+	typ, present, _, db, s, l uint8
+	g                         uint8
+	_                         [3]uint8
 }
 
 // dtable is struct kvm_dtable.
@@ -53,11 +54,11 @@ type dtable struct {
 
 // sregs is struct kvm_sregs.
 type sregs struct {
-	cs, ds, es, fs, gs, ss, tr, ldt segment
-	gdt, idt                        dtable
-	cr0, cr2, cr3, cr4, cr8         uint64
-	efer, apicBase                  uint64
-	interrupts                      [4]uint64
+	cs, ds, es, fs, gs, ss, tr, _ segment // the last is LDTR
+	gdt, idt                      dtable
+	cr0, _, cr3, cr4, _           uint64 // cr0 to cr8
+	efer                          uint64
+	_                             [5]uint64 // APIC base, pending interrupts
 }
 
 // Registers whose fields this package only carries, in the kernel's layout:

@@ -24,19 +24,15 @@ var (
 
 // clockData is struct kvm_clock_data.
 type clockData struct {
-	clock    uint64
-	flags, _ uint32
-	realtime uint64
-	hostTSC  uint64
-	_        [4]uint32
+	clock uint64
+	_     [5]uint64 // flags, real time and host TSC, which Clock stands in for
 }
 
 // deviceAttr is struct kvm_device_attr. The zero group and attribute are
 // KVM_VCPU_TSC_CTRL and KVM_VCPU_TSC_OFFSET.
 type deviceAttr struct {
-	flags, group uint32
-	attr         uint64
-	addr         unsafe.Pointer
+	_    [2]uint64 // flags, group, attribute
+	addr unsafe.Pointer
 }
 
 const (
@@ -233,4 +229,16 @@ func (c *vcpuFD) setTSCOffset(offset uint64) error {
 		return fmt.Errorf("write KVM_VCPU_TSC_OFFSET: %w", err)
 	}
 	return nil
+}
+
+// TSCHz is the frequency of the guest's time stamp counters, in Hz to a
+// thousand.
+func (e *Engine) TSCHz() uint64 {
+	e.vmMu.RLock()
+	defer e.vmMu.RUnlock()
+	khz, err := ioctlArg(e.vm.vcpus[0].fd, ioGetTSCKHz, 0)
+	if err != nil || e.closing.Load() {
+		return 0
+	}
+	return uint64(khz) * 1000
 }

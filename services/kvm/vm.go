@@ -36,9 +36,9 @@ type memoryRegion struct {
 
 // enableCap is struct kvm_enable_cap.
 type enableCap struct {
-	cap, flags uint32
-	args       [4]uint64
-	_          [64]byte
+	cap, _ uint32
+	args   [4]uint64
+	_      [64]byte
 }
 
 const (
@@ -57,7 +57,7 @@ type vm struct {
 
 // newVM builds a VM whose vCPUs see template's CPUID leaves.
 func newVM(sys *system, memory *mem.Memory, cpus int, template []cpuidEntry) (_ *vm, err error) {
-	fd, err := ioctlArg(sys.fd, ioCreateVM, 0)
+	fd, err := sys.createVM()
 	if err != nil {
 		return nil, fmt.Errorf("KVM_CREATE_VM: %w", err)
 	}
@@ -88,6 +88,17 @@ func newVM(sys *system, memory *mem.Memory, cpus int, template []cpuidEntry) (_ 
 		v.vcpus = append(v.vcpus, c)
 	}
 	return v, nil
+}
+
+// createVM makes an empty VM. The kernel starts threads for it, which any signal
+// interrupts: the runtime's, too.
+func (s *system) createVM() (int, error) {
+	for {
+		fd, err := ioctlArg(s.fd, ioCreateVM, 0)
+		if err != unix.EINTR {
+			return fd, err
+		}
+	}
 }
 
 func (v *vm) enableCap(fd int, capability uint32, arg uint64) error {
