@@ -66,6 +66,11 @@ func (b bridged) keep(done <-chan struct{}, log hclog.Logger) {
 			said = err.Error()
 			log.Warn("the bridge has lost its port: the guest is cut off on this host", "error", err)
 		}
+		if errors.Is(err, errNoPort) {
+			if err := b.giveBack(); err != nil {
+				log.Warn("the bridge keeps the address of the port that it has lost", "error", err)
+			}
+		}
 	}
 }
 
@@ -161,6 +166,31 @@ func (b bridged) find(bridge netlink.Link) (netlink.Link, error) {
 func within(p netip.Prefix, ip net.IP) bool {
 	a, ok := netip.AddrFromSlice(ip)
 	return ok && p.Contains(a.Unmap())
+}
+
+// giveBack takes the address of a port that is gone from the bridge: a device
+// that comes back with it would find it in use.
+func (b bridged) giveBack() error {
+	prefix, err := netip.ParsePrefix(b.port)
+	if err != nil {
+		return nil // found by its name: its address may be anything
+	}
+	bridge, err := b.nl.LinkByName(b.bridge)
+	if err != nil {
+		return err
+	}
+	addrs, err := b.nl.AddrList(bridge, netlink.FAMILY_ALL)
+	if err != nil {
+		return err
+	}
+	for _, a := range addrs {
+		if within(prefix, a.IP) {
+			if err := b.nl.AddrDel(bridge, &netlink.Addr{IPNet: a.IPNet}); err != nil {
+				return fmt.Errorf("taking the address %s from %s: %w", a.IPNet, b.bridge, err)
+			}
+		}
+	}
+	return nil
 }
 
 // create makes the bridge with the port's MAC address and MTU: a bridge without

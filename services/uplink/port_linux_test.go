@@ -131,12 +131,19 @@ func TestPortComesBack(t *testing.T) {
 	if _, err := b.join(); !errors.Is(err, errNoPort) {
 		t.Fatalf("join without the port: %v", err)
 	}
+	must(t, b.giveBack())
+	if got := addresses(t, "br0"); len(got) != 0 {
+		t.Errorf("the bridge still has %v of the port that is gone", got)
+	}
 	cable(t, "renamed", "outer") // another name, the same network
 	if joined, err := b.join(); err != nil || !joined {
 		t.Fatalf("join of the port that came back: %v, %v", joined, err)
 	}
 	if got := link(t, "renamed").Attrs().MasterIndex; got != link(t, "br0").Attrs().Index {
 		t.Errorf("the new port's master is %d", got)
+	}
+	if got := addresses(t, "br0"); len(got) != 1 {
+		t.Errorf("the bridge has %v, want the port's address", got)
 	}
 }
 
