@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -75,6 +76,7 @@ func (c *client) handler() http.Handler {
 	for pattern, f := range map[string]func(*http.Request) ([]byte, error){
 		"GET /healthz": func(*http.Request) ([]byte, error) { return []byte("ok\n"), nil },
 		"GET /status":  c.getStatus,
+		"GET /owner":   c.owner,
 		"GET /wait":    c.wait,
 		"POST /load":   c.begin,
 		"GET /load":    c.watch,
@@ -102,8 +104,7 @@ func (c *client) handler() http.Handler {
 	return mux
 }
 
-// status asks the arbiters, one after the other, until one knows the VM well:
-// the owner knows more than the record.
+// status asks the arbiters. The owner knows more than the record.
 func (c *client) status(ctx context.Context) (*pb.VMStatus, error) {
 	var best *pb.VMStatus
 	var problem error
@@ -115,7 +116,7 @@ func (c *client) status(ctx context.Context) (*pb.VMStatus, error) {
 			problem = err
 			continue
 		}
-		if best == nil || s.GetRecord().GetTerm() > best.GetRecord().GetTerm() || len(s.GetReplicas()) > len(best.GetReplicas()) {
+		if best == nil || owned(s) {
 			best = s
 		}
 	}
@@ -131,6 +132,29 @@ func (c *client) getStatus(r *http.Request) ([]byte, error) {
 		return nil, err
 	}
 	return protojson.Marshal(s)
+}
+
+// owned tells whether who gave this status owns the VM: others do not know what
+// its replicas are.
+func owned(s *pb.VMStatus) bool {
+	return slices.ContainsFunc(s.GetReplicas(), func(r *pb.ReplicaStatus) bool { return r.GetRole() != pb.Role_ROLE_UNSPECIFIED })
+}
+
+// owner answers with the address of the arbiter that owns the VM: the one that
+// knows what its replicas are.
+func (c *client) owner(r *http.Request) ([]byte, error) {
+	for _, conn := range c.arbiters {
+		ctx, cancel := context.WithTimeout(r.Context(), statusTimeout)
+		s, err := pb.NewAdminClient(conn).GetVM(ctx, &pb.GetVMRequest{Vm: c.vm})
+		cancel()
+		if err != nil {
+			continue
+		}
+		if owned(s) {
+			return []byte(strings.TrimPrefix(conn.Target(), "passthrough:///") + "\n"), nil
+		}
+	}
+	return nil, fmt.Errorf("%w: no arbiter knows an active replica", errNow)
 }
 
 // wait answers when the VM is in a mode and a term above one.

@@ -6,6 +6,7 @@
 //	GET  /status                  the VM as the first arbiter that answers knows it
 //	GET  /wait?mode=protected&after=TERM&timeout=60s
 //	                              the same, once it is in that mode and a later term
+//	GET  /owner                   the address of the arbiter that owns the VM
 //	POST /load?writers=4&readers=2   connect and begin
 //	GET  /load?since=DURATION     what the clients see; the longest wait of the last DURATION
 //	POST /stop                    end the load and read everything back
