@@ -16,6 +16,7 @@ import (
 
 	"github.com/understudy-ft/understudy/services/cli"
 	"github.com/understudy-ft/understudy/services/fence"
+	"github.com/understudy-ft/understudy/services/identity"
 
 	"github.com/understudy-ft/understudy/arbiter/internal/api"
 	"github.com/understudy-ft/understudy/arbiter/internal/etcd"
@@ -42,6 +43,7 @@ type arbiter struct {
 	web      *http.Server
 	listener net.Listener // gRPC
 	page     net.Listener // HTTP, or nil
+	identity *identity.Source
 }
 
 // start brings an arbiter up to where it listens. It does not wait for an
@@ -57,6 +59,13 @@ func start(ctx context.Context, o *options, log hclog.Logger) (*arbiter, error) 
 
 func (a *arbiter) start(ctx context.Context, o *options) (err error) {
 	log := a.log
+	if a.identity, err = o.tls.Load(identity.ID{Role: identity.Arbiter}, log, o.addresses()...); err != nil {
+		return err
+	}
+	if err := o.checkSchemes(a.identity != nil); err != nil {
+		return err
+	}
+	go a.identity.Watch(ctx)
 	if a.listener, err = listen("listen", o.listen); err != nil {
 		return err
 	}
@@ -67,7 +76,7 @@ func (a *arbiter) start(ctx context.Context, o *options) (err error) {
 	}
 	endpoints, id := o.etcd.Values, o.id
 	if o.embedded() {
-		if a.member, err = etcd.Start(ctx, etcd.Config{DataDir: o.dataDir, Listen: o.etcdListen, Log: log.Named("etcd")}); err != nil {
+		if a.member, err = etcd.Start(ctx, etcd.Config{DataDir: o.dataDir, Listen: o.etcdListen, Identity: a.identity, Log: log.Named("etcd")}); err != nil {
 			return err
 		}
 		endpoints = []string{a.member.LocalEndpoint()}
@@ -78,7 +87,7 @@ func (a *arbiter) start(ctx context.Context, o *options) (err error) {
 	if id == "" {
 		id = etcd.NewID()
 	}
-	if a.client, err = fence.Connect(endpoints, nil); err != nil {
+	if a.client, err = fence.Connect(endpoints, a.identity.ClientTLS(identity.ID{Role: identity.Arbiter}, identity.ID{Role: identity.Etcd})); err != nil {
 		return err
 	}
 	key := fence.ArbiterKey(id)
@@ -105,7 +114,7 @@ func (a *arbiter) start(ctx context.Context, o *options) (err error) {
 	metrics = web.NewMetrics(a.vms, cli.Version(), leaseLeft)
 	a.grpc = api.New(api.Config{
 		VMs: a.vms, Events: a.ring, ArbiterID: id, Version: cli.Version(),
-		LeaseTTL: o.leaseTTL, LeaseMargin: o.leaseMargin,
+		LeaseTTL: o.leaseTTL, LeaseMargin: o.leaseMargin, Identity: a.identity, OpenReads: o.openReads,
 		Endpoints: a.endpoints(o), Ready: func() bool { return a.ready() == nil }, Log: log,
 	})
 	a.pages = web.New(web.Config{
@@ -235,7 +244,7 @@ func (a *arbiter) endpoints(o *options) func(local, remote net.Addr) ([]string, 
 		if from, ok := remote.(*net.TCPAddr); ok && host.IsLoopback() && !from.IP.IsLoopback() && !from.IP.Equal(localIP(local)) {
 			return nil, fmt.Errorf("the arbiter's etcd listens on %v only, which %v cannot reach: start the arbiter with --etcd-listen", addr, from.IP)
 		}
-		return []string{etcd.Endpoint(host.String(), addr.Port)}, nil
+		return []string{a.member.Endpoint(host.String())}, nil
 	}
 }
 

@@ -593,7 +593,7 @@ func TestDiscover(t *testing.T) {
 
 	tcp := func(ip string) net.Addr { return &net.TCPAddr{IP: net.ParseIP(ip), Port: 1} }
 	port := a.member.Addr().Port
-	everywhere := launch(t, "--etcd-listen", "0.0.0.0:0")
+	everywhere := launch(t, "--etcd-listen", "0.0.0.0:0", "--insecure")
 	for name, tc := range map[string]struct {
 		a             *running
 		local, remote string

@@ -14,6 +14,7 @@ import (
 	"github.com/understudy-ft/understudy/services/cli"
 	"github.com/understudy-ft/understudy/services/fence"
 	"github.com/understudy-ft/understudy/services/health"
+	"github.com/understudy-ft/understudy/services/identity"
 	"github.com/understudy-ft/understudy/services/session"
 )
 
@@ -27,14 +28,16 @@ type options struct {
 	heartbeat, heartbeatTimeout time.Duration
 	compareIdle, compareMax     time.Duration
 	syncTimeout, epochMax       time.Duration
+	tls                         *identity.Flags
+	openReads                   bool
 }
 
 func command() (*cli.Command, *options) {
 	c := cli.New("arbiter", "compares the outputs of protected VMs, releases them and decides fail-overs")
 	c.Examples = []string{
 		"arbiter",
-		"arbiter --listen 10.0.0.3:7400 --data-dir /var/lib/understudy --etcd-listen 10.0.0.3:2379",
-		"arbiter --listen 10.0.0.3:7400 --etcd http://10.0.0.3:2379,http://10.0.0.4:2379,http://10.0.0.5:2379",
+		"arbiter --listen 10.0.0.3:7400 --data-dir /var/lib/understudy --etcd-listen 10.0.0.3:2379 --tls-ca ca.pem --tls-cert arbiter.pem --tls-key arbiter.key",
+		"arbiter --listen 10.0.0.3:7400 --etcd https://10.0.0.3:2379,https://10.0.0.4:2379,https://10.0.0.5:2379 --tls-ca ca.pem --tls-cert arbiter.pem --tls-key arbiter.key",
 	}
 	policy := session.DefaultPolicy()
 	ms := func(n uint32) time.Duration { return time.Duration(n) * time.Millisecond }
@@ -54,7 +57,15 @@ func command() (*cli.Command, *options) {
 	c.DurationVar(&o.compareIdle, "compare-idle", ms(policy.CompareIdleMs), "`TIME` after which a standby that is idle will not make an output any more")
 	c.DurationVar(&o.compareMax, "compare-max", ms(policy.CompareMaxMs), "longest `TIME` to wait for a matching output")
 	c.DurationVar(&o.syncTimeout, "sync-timeout", ms(policy.SyncTimeoutMs), "longest `TIME` for each step of a synchronization")
-	c.AddCheck(func(ctx context.Context) error { return health.Check(ctx, o.listen) })
+	c.BoolVar(&o.openReads, "open-reads", false, "let every certificate of the deployment, not only an operator's, read through Admin")
+	o.tls = identity.AddFlags(c)
+	c.AddCheck(func(ctx context.Context) error {
+		self, err := o.tls.Self()
+		if err != nil {
+			return err
+		}
+		return health.Check(ctx, o.listen, self)
+	})
 	c.DurationVar(&o.epochMax, "epoch-max", ms(policy.EpochMaxMs), "longest `TIME` between resynchronizations; 0: no bound")
 	return c, o
 }
@@ -116,11 +127,57 @@ func (o *options) check() error {
 	return nil
 }
 
-// checkEndpoints takes host:port and http://host:port.
+// checkEndpoints takes host:port, http://host:port and https://host:port.
 func checkEndpoints(flagName string, endpoints []string) error {
 	for _, e := range endpoints {
-		if err := cli.CheckAddress(flagName, strings.TrimPrefix(e, "http://")); err != nil {
+		_, addr := splitEndpoint(e)
+		if err := cli.CheckAddress(flagName, addr); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// splitEndpoint takes the scheme, if there is one, from an endpoint of etcd.
+func splitEndpoint(e string) (scheme, addr string) {
+	for _, scheme := range []string{"http", "https"} {
+		if addr, ok := strings.CutPrefix(e, scheme+"://"); ok {
+			return scheme, addr
+		}
+	}
+	return "", e
+}
+
+// addresses are all at which others are reached, or reach this arbiter.
+func (o *options) addresses() []identity.Address {
+	all := []identity.Address{{Flag: "listen", Addr: o.listen}}
+	if o.advertise != "" {
+		all = append(all, identity.Address{Flag: "advertise", Addr: o.advertise})
+	}
+	if o.embedded() {
+		return append(all, identity.Address{Flag: "etcd-listen", Addr: o.etcdListen})
+	}
+	for _, e := range o.etcd.Values {
+		_, addr := splitEndpoint(e)
+		all = append(all, identity.Address{Flag: "etcd", Addr: addr})
+	}
+	return all
+}
+
+// checkSchemes tells which endpoint of etcd is not reached as the arbiter's own
+// certificate, or the lack of one, says.
+func (o *options) checkSchemes(secure bool) error {
+	for _, l := range []struct {
+		flag   string
+		values []string
+	}{{"etcd", o.etcd.Values}, {"etcd-advertise", o.etcdAdvertise.Values}} {
+		for _, e := range l.values {
+			switch scheme, _ := splitEndpoint(e); {
+			case secure && scheme == "http":
+				return fmt.Errorf("--%s %s: with certificates, etcd is reached over https (%w)", l.flag, e, cli.ErrUsage)
+			case !secure && scheme == "https":
+				return fmt.Errorf("--%s %s: https needs certificates: give --tls-ca, --tls-cert and --tls-key (%w)", l.flag, e, cli.ErrUsage)
+			}
 		}
 	}
 	return nil

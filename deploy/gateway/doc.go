@@ -31,8 +31,9 @@
 //
 // # Limits
 //
-// IPv4 only. Ports are not authenticated: whoever can connect to the listening
-// address is on the guests' network, so it should be a unix socket or an
-// address that only replicas reach. A restart of the gateway ends the
-// connections through it.
+// IPv4 only. Whoever may connect to the listening address is on the guests'
+// network: with a unix socket, who has the rights to its file; with HOST:PORT,
+// who holds a replica's certificate of the same CA, of whichever VM. Addresses
+// other than loopback need certificates (--tls-ca, --tls-cert, --tls-key) or
+// --insecure. A restart of the gateway ends the connections through it.
 package main

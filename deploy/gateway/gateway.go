@@ -13,12 +13,17 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/understudy-ft/understudy/services/identity"
 )
 
 // Config is what a gateway is started with.
 type Config struct {
 	// Listen are the addresses for uplinks: unix:PATH or HOST:PORT.
 	Listen []string
+	// Identity is the gateway's certificate, which clients at HOST:PORT need to
+	// trust, and they one of a replica; nil: plain text.
+	Identity *identity.Source
 	// Subnet is the guests' network, IPv4. The gateway has its first address.
 	Subnet netip.Prefix
 	// Leases are the addresses that DHCP gives to known guests. Others get
@@ -102,8 +107,13 @@ func Start(cfg Config, log hclog.Logger) (_ *Gateway, err error) {
 		}
 		g.listeners = append(g.listeners, listener)
 		log.Info("listening for uplinks", "address", listener.Addr())
+		secure := cfg.Identity.ServerTLS(identity.ID{Role: identity.Replica})
+		if listener.Addr().Network() == "unix" {
+			secure = nil
+		}
 		g.wg.Go(func() {
 			serve(ctx, listener, &g.wg, log, func(conn net.Conn) {
+				conn = identity.Server(conn, secure) // shakes hands with the greeting
 				stop := context.AfterFunc(ctx, func() { conn.Close() })
 				defer stop()
 				servePort(conn, g.eth, log)

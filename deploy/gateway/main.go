@@ -11,6 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/understudy-ft/understudy/services/cli"
+	"github.com/understudy-ft/understudy/services/identity"
 )
 
 func main() {
@@ -26,6 +27,7 @@ func main() {
 	subnet := cmd.String("subnet", "192.168.127.0/24", "`CIDR` of the guests' network; the gateway has its first address")
 	outbound := cmd.Bool("outbound", true, "let guests open connections to the outside")
 	mtu := cmd.Int("mtu", 1500, "largest packet in `BYTES`")
+	flags := identity.AddFlags(cmd)
 	cli.Main(cmd, func(ctx context.Context, log hclog.Logger) error {
 		cfg := Config{Listen: listen.Values, Outbound: *outbound, MTU: *mtu}
 		if err := cfg.parse(*subnet, forwards.Values, leases.Values); err != nil {
@@ -34,6 +36,17 @@ func main() {
 		if err := cfg.check(); err != nil {
 			return fmt.Errorf("%w (%w)", err, cli.ErrUsage)
 		}
+		var addresses []identity.Address
+		for _, at := range cfg.Listen {
+			if !strings.HasPrefix(at, "unix:") {
+				addresses = append(addresses, identity.Address{Flag: "listen", Addr: at})
+			}
+		}
+		var err error
+		if cfg.Identity, err = flags.Load(identity.ID{Role: identity.Gateway}, log, addresses...); err != nil {
+			return err
+		}
+		go cfg.Identity.Watch(ctx)
 		// The network services of the stack log through logrus.
 		logrus.SetOutput(log.Named("netstack").StandardWriter(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}))
 		logrus.SetFormatter(&logrus.TextFormatter{DisableTimestamp: true, DisableColors: true})

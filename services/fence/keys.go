@@ -33,6 +33,9 @@ func vmPrefix(vm string) string  { return vmsPrefix + vm + "/" }
 func recordKey(vm string) string { return vmPrefix(vm) + "record" }
 func ownerKey(vm string) string  { return vmPrefix(vm) + "owner" }
 
+// VMPrefix begins the keys of a VM: all that a replica of it has to do with.
+func VMPrefix(vm string) string { return vmPrefix(vm) }
+
 // ReplicaKey is the key that a replica puts under its lease.
 func ReplicaKey(vm, id string) string { return vmPrefix(vm) + "replicas/" + id }
 

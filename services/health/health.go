@@ -9,7 +9,7 @@ import (
 	"net"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/credentials"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 )
@@ -23,8 +23,9 @@ var (
 )
 
 // Check asks the program that was told to listen on addr, host:port, from the
-// same host. It returns nil where the program says SERVING.
-func Check(ctx context.Context, addr string) error {
+// same host, over a connection with the credentials creds. It returns nil where
+// the program says SERVING.
+func Check(ctx context.Context, addr string, creds credentials.TransportCredentials) error {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return fmt.Errorf("check %s: %w", addr, err)
@@ -39,7 +40,7 @@ func Check(ctx context.Context, addr string) error {
 		}
 	}
 	target := net.JoinHostPort(host, port)
-	conn, err := grpc.NewClient("passthrough:///"+target, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient("passthrough:///"+target, grpc.WithTransportCredentials(creds))
 	if err != nil {
 		return fmt.Errorf("check %s: %w", target, err)
 	}

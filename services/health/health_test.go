@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 )
@@ -27,22 +28,22 @@ func TestCheck(t *testing.T) {
 	_, port, _ := net.SplitHostPort(ln.Addr().String())
 	for _, addr := range []string{"127.0.0.1:" + port, "0.0.0.0:" + port} {
 		state.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
-		if err := Check(ctx, addr); err != nil {
+		if err := Check(ctx, addr, insecure.NewCredentials()); err != nil {
 			t.Errorf("%s is well: %v", addr, err)
 		}
 		state.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
-		if err := Check(ctx, addr); !errors.Is(err, ErrUnwell) {
+		if err := Check(ctx, addr, insecure.NewCredentials()); !errors.Is(err, ErrUnwell) {
 			t.Errorf("%s is not well: %v", addr, err)
 		}
 	}
-	if err := Check(ctx, "127.0.0.1:0"); !errors.Is(err, ErrNoPort) {
+	if err := Check(ctx, "127.0.0.1:0", insecure.NewCredentials()); !errors.Is(err, ErrNoPort) {
 		t.Errorf("no port: %v", err)
 	}
 	s.Stop()
 	if err := <-served; err != nil {
 		t.Fatal(err)
 	}
-	if err := Check(ctx, "127.0.0.1:"+port); err == nil || errors.Is(err, ErrUnwell) {
+	if err := Check(ctx, "127.0.0.1:"+port, insecure.NewCredentials()); err == nil || errors.Is(err, ErrUnwell) {
 		t.Errorf("nobody is there: %v", err)
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 
 	"github.com/hashicorp/go-hclog"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/understudy-ft/understudy/services/cli"
 )
@@ -24,6 +26,19 @@ func AddFlags(cmd *cli.Command) *Flags {
 	cmd.StringVar(&f.files.Key, "tls-key", "", "`FILE` with the certificate's key")
 	cmd.BoolVar(&f.insecure, "insecure", false, "go without TLS on addresses other than loopback: whoever reaches them can do everything")
 	return f
+}
+
+// Self returns the credentials with which a program asks another process that
+// was started with the same flags, such as itself.
+func (f *Flags) Self() (credentials.TransportCredentials, error) {
+	if f.files.Cert == "" {
+		return insecure.NewCredentials(), nil
+	}
+	s, err := Load(f.files, hclog.NewNullLogger())
+	if err != nil {
+		return nil, err
+	}
+	return s.ClientCredentials(s.ID()), nil
 }
 
 // Address is an address that a flag says.

@@ -74,6 +74,9 @@ func load(files Files, log hclog.Logger, now func() time.Time) (*Source, error) 
 	return s, nil
 }
 
+// Files are the files that the Source was loaded from.
+func (s *Source) Files() Files { return s.files }
+
 // ID is the party's own identity.
 func (s *Source) ID() ID { return s.held.Load().id }
 

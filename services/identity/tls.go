@@ -73,6 +73,28 @@ func (s *Source) ClientTLS(patterns ...ID) *tls.Config {
 	}
 }
 
+// Client returns conn with TLS as a client, or as it is where config is nil.
+func Client(conn net.Conn, config *tls.Config) net.Conn {
+	if config == nil {
+		return conn
+	}
+	return abrupt{tls.Client(conn, config)}
+}
+
+// Server returns conn with TLS as a server, or as it is where config is nil.
+func Server(conn net.Conn, config *tls.Config) net.Conn {
+	if config == nil {
+		return conn
+	}
+	return abrupt{tls.Server(conn, config)}
+}
+
+// abrupt is a connection whose Close does not wait for a peer that does not
+// read, to take TLS's farewell.
+type abrupt struct{ *tls.Conn }
+
+func (a abrupt) Close() error { return a.NetConn().Close() }
+
 // checkIdentity looks at the role of a verified peer.
 func checkIdentity(peer string, state tls.ConnectionState, patterns []ID) error {
 	id, err := Of(state.PeerCertificates[0])

@@ -7,11 +7,12 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/credentials"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 	"github.com/understudy-ft/understudy/services/feed"
 	"github.com/understudy-ft/understudy/services/fence"
+	"github.com/understudy-ft/understudy/services/identity"
 	"github.com/understudy-ft/understudy/services/role"
 )
 
@@ -21,6 +22,14 @@ const (
 	discoverMaxWait = 3 * time.Second
 )
 
+// The parties that a replica dials, besides another replica of its VM. The
+// embedded etcd is the arbiter's.
+var (
+	anArbiter = identity.ID{Role: identity.Arbiter}
+	anEtcd    = identity.ID{Role: identity.Etcd}
+	aGateway  = identity.ID{Role: identity.Gateway}
+)
+
 // connect finds an arbiter, learns from it where etcd is, and takes the lease
 // that a replica holds in every mode. It tries until ctx is done, and says so.
 func (l *life) connect(ctx context.Context) error {
@@ -28,7 +37,7 @@ func (l *life) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.etcd, err = fence.Connect(found.GetEtcdEndpoints(), nil)
+	l.etcd, err = fence.Connect(found.GetEtcdEndpoints(), l.cfg.Identity.ClientTLS(anArbiter, anEtcd))
 	if err != nil {
 		return err
 	}
@@ -56,7 +65,7 @@ func (l *life) discover(ctx context.Context) (*pb.DiscoverResponse, error) {
 	for {
 		var last error
 		for _, addr := range l.cfg.Arbiters {
-			r, err := discoverAt(ctx, addr)
+			r, err := discoverAt(ctx, addr, l.cfg.Identity.ClientCredentials(anArbiter))
 			if err == nil {
 				if r.GetProtocol() != role.Protocol {
 					return nil, fmt.Errorf("arbiter %s speaks protocol %d, this replica %d: use the same release for both",
@@ -79,8 +88,8 @@ func (l *life) discover(ctx context.Context) (*pb.DiscoverResponse, error) {
 	}
 }
 
-func discoverAt(ctx context.Context, addr string) (*pb.DiscoverResponse, error) {
-	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+func discoverAt(ctx context.Context, addr string, creds credentials.TransportCredentials) (*pb.DiscoverResponse, error) {
+	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(creds))
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +105,7 @@ func (l *life) attachToArbiter() {
 	a := &attachment{life: l}
 	l.attachment = a
 	n := l.firstArbiter % len(l.cfg.Arbiters)
-	l.attach = feed.NewAttach(slices.Concat(l.cfg.Arbiters[n:], l.cfg.Arbiters[:n]), l.hello.Load, a, feed.Config{})
+	l.attach = feed.NewAttach(slices.Concat(l.cfg.Arbiters[n:], l.cfg.Arbiters[:n]), l.hello.Load, a, feed.Config{Credentials: l.cfg.Identity.ClientCredentials(anArbiter)})
 }
 
 // reattach ends the stream to the arbiter; a new one says Hello anew.

@@ -7,6 +7,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/understudy-ft/understudy/services/disk"
+	"github.com/understudy-ft/understudy/services/identity"
 	"github.com/understudy-ft/understudy/services/machine"
 )
 
@@ -21,6 +22,8 @@ type Config struct {
 	// Listen is where the Replication service listens; Advertise is the address
 	// that others reach it at (default: the listener's).
 	Listen, Advertise string
+	// Identity is this replica's certificate; nil: plain text.
+	Identity *identity.Source
 	// Uplink says where the guest's NIC meets the outside (package uplink).
 	Uplink string
 	// Console gets the guest's console output; ConsoleInput, if set, is read

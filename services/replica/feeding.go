@@ -14,6 +14,7 @@ import (
 	"github.com/understudy-ft/understudy/services/checkpoint"
 	"github.com/understudy-ft/understudy/services/feed"
 	"github.com/understudy-ft/understudy/services/fence"
+	"github.com/understudy-ft/understudy/services/identity"
 	"github.com/understudy-ft/understudy/services/role"
 )
 
@@ -135,8 +136,10 @@ func (f *feeding) open() {
 func (f *feeding) dial(hello *pb.FeedHello) (*feed.Active, error) {
 	ctx, cancel := context.WithTimeout(f.ctx, dialPatience)
 	defer cancel()
+	// The guest's memory goes to a replica of its own VM alone.
+	creds := f.life.cfg.Identity.ClientCredentials(identity.ID{Role: identity.Replica, Name: f.life.cfg.VM})
 	for {
-		a, _, err := feed.Dial(ctx, f.to.GetAddress(), f.term, hello, f.life.worker.guestTime, f, feed.Config{})
+		a, _, err := feed.Dial(ctx, f.to.GetAddress(), f.term, hello, f.life.worker.guestTime, f, feed.Config{Credentials: creds})
 		if err == nil || ctx.Err() != nil || !errors.Is(err, feed.ErrRefused) {
 			return a, err
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/understudy-ft/understudy/services/cli"
 	"github.com/understudy-ft/understudy/services/health"
+	"github.com/understudy-ft/understudy/services/identity"
 	"github.com/understudy-ft/understudy/services/uplink"
 )
 
@@ -21,6 +22,7 @@ import (
 type Flags struct {
 	vm, listen, advertise, uplink, console, disk, name *string
 	arbiters                                           *cli.List
+	identity                                           *identity.Flags
 }
 
 // vmName keeps names usable as etcd keys, file names and metric labels.
@@ -37,9 +39,16 @@ func AddFlags(cmd *cli.Command) *Flags {
 		disk:      cmd.String("disk", "", "`FILE` with the raw disk image of this replica (default: no disk, or a temporary copy on a secondary)"),
 		name:      cmd.String("name", "", "`NAME` that this replica's identity begins with (default: the host's name)"),
 		arbiters:  cli.NewList("127.0.0.1:7400"),
+		identity:  identity.AddFlags(cmd),
 	}
 	cmd.Var(f.arbiters, "arbiter", "`ADDR` of the arbiter; several separated by commas")
-	cmd.AddCheck(func(ctx context.Context) error { return health.Check(ctx, *f.listen) })
+	cmd.AddCheck(func(ctx context.Context) error {
+		self, err := f.identity.Self()
+		if err != nil {
+			return err
+		}
+		return health.Check(ctx, *f.listen, self)
+	})
 	return f
 }
 
@@ -67,6 +76,20 @@ func (f *Flags) Config(log hclog.Logger) (cfg Config, closeAll func(), err error
 	if err := uplink.Check(*f.uplink); err != nil {
 		return cfg, nil, fmt.Errorf("--uplink: %w (%w)", err, cli.ErrUsage)
 	}
+	addresses := []identity.Address{{Flag: "listen", Addr: *f.listen}}
+	if *f.advertise != "" {
+		addresses = append(addresses, identity.Address{Flag: "advertise", Addr: *f.advertise})
+	}
+	for _, a := range f.arbiters.Values {
+		addresses = append(addresses, identity.Address{Flag: "arbiter", Addr: a})
+	}
+	if a, ok := uplink.Address(*f.uplink); ok {
+		addresses = append(addresses, identity.Address{Flag: "uplink", Addr: a})
+	}
+	self, err := f.identity.Load(identity.ID{Role: identity.Replica, Name: *f.vm}, log, addresses...)
+	if err != nil {
+		return cfg, nil, err
+	}
 	name := *f.name
 	if name == "" {
 		if name, err = os.Hostname(); err != nil {
@@ -78,7 +101,7 @@ func (f *Flags) Config(log hclog.Logger) (cfg Config, closeAll func(), err error
 		return cfg, nil, err
 	}
 	return Config{
-		VM: *f.vm, Name: name, Arbiters: f.arbiters.Values, Listen: *f.listen, Advertise: *f.advertise,
+		VM: *f.vm, Name: name, Arbiters: f.arbiters.Values, Listen: *f.listen, Advertise: *f.advertise, Identity: self,
 		Uplink: *f.uplink, Console: out, ConsoleInput: in, DiskPath: *f.disk, Version: cli.Version(), Log: log,
 	}, closeAll, nil
 }

@@ -84,7 +84,7 @@ func newLife(cfg Config, advertise string) (*life, error) {
 // after an orderly end, errDiscarded where a new life is to follow.
 func (l *life) run(ctx context.Context) error {
 	defer l.close()
-	up, err := uplink.Open(l.cfg.Uplink, l.inputFromUplink, l.log)
+	up, err := uplink.OpenTLS(l.cfg.Uplink, l.inputFromUplink, l.cfg.Identity.ClientTLS(aGateway), l.log)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 	"github.com/understudy-ft/understudy/services/feed"
+	"github.com/understudy-ft/understudy/services/identity"
 	"github.com/understudy-ft/understudy/services/role"
 )
 
@@ -29,7 +30,8 @@ func Run(ctx context.Context, cfg Config) error {
 		advertise = ln.Addr().String()
 	}
 	var now atomic.Pointer[life]
-	server := grpc.NewServer(feed.ServerOptions(feed.Config{})...)
+	go cfg.Identity.Watch(ctx)
+	server := grpc.NewServer(append(feed.ServerOptions(feed.Config{}), cfg.Identity.ServerOptions(callers(cfg.VM))...)...)
 	pb.RegisterReplicationServer(server, feed.NewServer(
 		func(s *feed.Standby, term uint64, hello *pb.FeedHello) (feed.StandbyHandler, *pb.FeedWelcome, error) {
 			if l := now.Load(); l != nil {
@@ -69,5 +71,14 @@ func Run(ctx context.Context, cfg Config) error {
 		}
 		cfg.Log.Warn("starting over as a spare", "why", err)
 		cfg.Guest = nil
+	}
+}
+
+// callers says who may call a replica of the VM: another replica of the VM
+// feeds it, anyone asks after its health.
+func callers(vm string) identity.Rules {
+	return identity.Rules{
+		pb.Replication_ServiceDesc.ServiceName:  {{Role: identity.Replica, Name: vm}},
+		healthpb.Health_ServiceDesc.ServiceName: identity.Anyone,
 	}
 }

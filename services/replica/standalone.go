@@ -46,7 +46,8 @@ func RunStandalone(ctx context.Context, cfg Config) error {
 			cfg.Log.Warn("close machine", "error", err)
 		}
 	}()
-	up, err = uplink.Open(cfg.Uplink, func(frame []byte) {
+	go cfg.Identity.Watch(ctx)
+	up, err = uplink.OpenTLS(cfg.Uplink, func(frame []byte) {
 		for !m.Deliver(frame) {
 			select {
 			case <-room:
@@ -55,7 +56,7 @@ func RunStandalone(ctx context.Context, cfg Config) error {
 			case <-time.After(tickEvery): // the device was reset meanwhile
 			}
 		}
-	}, cfg.Log)
+	}, cfg.Identity.ClientTLS(aGateway), cfg.Log)
 	if err != nil {
 		return err
 	}

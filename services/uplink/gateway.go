@@ -3,6 +3,7 @@ package uplink
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/understudy-ft/understudy/services/identity"
 	"github.com/understudy-ft/understudy/services/uplink/wire"
 )
 
@@ -26,6 +28,7 @@ const (
 // gateway is a port of the user-mode gateway's switch.
 type gateway struct {
 	network, address string
+	secure           *tls.Config // nil: plain text
 	log              hclog.Logger
 	ear              *ear
 
@@ -39,10 +42,10 @@ type gateway struct {
 	buf   []byte
 }
 
-func openGateway(network, address string, recv func([]byte), log hclog.Logger) *gateway {
+func openGateway(network, address string, secure *tls.Config, recv func([]byte), log hclog.Logger) *gateway {
 	ctx, cancel := context.WithCancel(context.Background())
 	g := &gateway{
-		network: network, address: address, log: log.With("gateway", address),
+		network: network, address: address, secure: secure, log: log.With("gateway", address),
 		ear: newEar(recv), ctx: ctx, cancel: cancel, done: make(chan struct{}), muted: true,
 	}
 	go g.run()
@@ -93,6 +96,7 @@ func (g *gateway) connect() (net.Conn, *wire.Reader, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("connecting: %w", err)
 	}
+	conn = identity.Client(conn, g.secure) // shakes hands with the greeting
 	stop := context.AfterFunc(g.ctx, func() { conn.Close() })
 	reader := wire.NewReader(bufio.NewReaderSize(conn, 1<<16))
 	if err := handshake(conn, reader); err != nil {

@@ -42,6 +42,7 @@
 package uplink
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"time"
@@ -105,7 +106,15 @@ const MaxFrame = wire.MaxFrame
 // frame that is heard while the uplink is live, by one goroutine in the order
 // of arrival; it owns the frame. While it blocks, no further frame is read:
 // the network queues a little and then drops.
+//
+// It is OpenTLS without TLS.
 func Open(spec string, recv func(frame []byte), log hclog.Logger) (Uplink, error) {
+	return OpenTLS(spec, recv, nil, log)
+}
+
+// OpenTLS is Open with TLS towards a gateway at a HOST:PORT. A unix socket is
+// protected by the rights to its file.
+func OpenTLS(spec string, recv func(frame []byte), secure *tls.Config, log hclog.Logger) (Uplink, error) {
 	p, err := parse(spec)
 	if err != nil {
 		return nil, err
@@ -115,7 +124,10 @@ func Open(spec string, recv func(frame []byte), log hclog.Logger) (Uplink, error
 	case p.tap.name != "":
 		return openTAP(p.tap, recv, log)
 	case p.address != "":
-		return openGateway(p.network, p.address, recv, log), nil
+		if p.network == "unix" {
+			secure = nil
+		}
+		return openGateway(p.network, p.address, secure, recv, log), nil
 	}
 	return newNone(), nil
 }
@@ -124,6 +136,13 @@ func Open(spec string, recv func(frame []byte), log hclog.Logger) (Uplink, error
 func Check(spec string) error {
 	_, err := parse(spec)
 	return err
+}
+
+// Address is the address, host:port, that spec leads to over the network, if
+// it does.
+func Address(spec string) (addr string, ok bool) {
+	p, err := parse(spec)
+	return p.address, err == nil && p.network == "tcp"
 }
 
 func checkFrame(frame []byte) error {

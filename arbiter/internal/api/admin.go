@@ -11,6 +11,7 @@ import (
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 	"github.com/understudy-ft/understudy/services/fence"
+	"github.com/understudy-ft/understudy/services/identity"
 	"github.com/understudy-ft/understudy/services/session"
 
 	"github.com/understudy-ft/understudy/arbiter/internal/sessions"
@@ -62,12 +63,12 @@ func (a *admin) WatchEvents(r *pb.WatchEventsRequest, g grpc.ServerStreamingServ
 
 // FailOver implements pb.AdminServer.
 func (a *admin) FailOver(ctx context.Context, r *pb.FailOverRequest) (*pb.VMStatus, error) {
-	return a.order(ctx, r.Vm, func(t session.Token) session.Input { return session.FailOver{Token: t} })
+	return a.order(ctx, r.Vm, "fail over", func(t session.Token) session.Input { return session.FailOver{Token: t} })
 }
 
 // Resync implements pb.AdminServer.
 func (a *admin) Resync(ctx context.Context, r *pb.ResyncRequest) (*pb.VMStatus, error) {
-	return a.order(ctx, r.Vm, func(t session.Token) session.Input { return session.ResyncNow{Token: t} })
+	return a.order(ctx, r.Vm, "resynchronize", func(t session.Token) session.Input { return session.ResyncNow{Token: t} })
 }
 
 // Detach implements pb.AdminServer.
@@ -75,14 +76,15 @@ func (a *admin) Detach(ctx context.Context, r *pb.DetachRequest) (*pb.VMStatus, 
 	if err := fence.CheckName("replica", r.ReplicaId); err != nil {
 		return nil, toStatus(err)
 	}
-	return a.order(ctx, r.Vm, func(t session.Token) session.Input { return session.Drop{Token: t, ReplicaID: r.ReplicaId} })
+	return a.order(ctx, r.Vm, "detach "+r.ReplicaId, func(t session.Token) session.Input { return session.Drop{Token: t, ReplicaID: r.ReplicaId} })
 }
 
-// order carries out an order and returns the VM's status after it.
-func (a *admin) order(ctx context.Context, vm string, order func(session.Token) session.Input) (*pb.VMStatus, error) {
+// order carries out an order, which the log tells with its giver, and returns the VM's status after it.
+func (a *admin) order(ctx context.Context, vm, what string, order func(session.Token) session.Input) (*pb.VMStatus, error) {
 	if err := fence.CheckName("VM", vm); err != nil {
 		return nil, toStatus(err)
 	}
+	a.cfg.Log.Info("operator's order", "vm", vm, "order", what, "caller", identity.Name(ctx))
 	ctx, cancel := context.WithTimeout(ctx, orderTimeout)
 	defer cancel()
 	if err := a.cfg.VMs.Order(ctx, vm, order); err != nil {

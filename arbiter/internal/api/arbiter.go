@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
+	"github.com/understudy-ft/understudy/services/identity"
 	"github.com/understudy-ft/understudy/services/session"
 
 	"github.com/understudy-ft/understudy/arbiter/internal/sessions"
@@ -65,6 +66,12 @@ func (a *arbiter) Attach(g attachStream) error {
 		return err
 	}
 	refusal := sessions.CheckHello(first)
+	if refusal == nil {
+		if err := identity.ActsFor(ctx, first.GetHello().GetVm()); err != nil {
+			log.Warn("replica refused", "caller", identity.Name(ctx), "vm", first.GetHello().GetVm(), "error", err)
+			return err
+		}
+	}
 	var s *sessions.Stream
 	if refusal == nil {
 		s, refusal = a.cfg.VMs.Attach(ctx, first)

@@ -13,8 +13,11 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
+	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
+	reflectionalpha "google.golang.org/grpc/reflection/grpc_reflection_v1alpha"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
+	"github.com/understudy-ft/understudy/services/identity"
 
 	"github.com/understudy-ft/understudy/arbiter/internal/events"
 	"github.com/understudy-ft/understudy/arbiter/internal/sessions"
@@ -36,7 +39,11 @@ type Config struct {
 	Endpoints func(local, remote net.Addr) ([]string, error)
 	// Ready tells whether this arbiter can own VMs.
 	Ready func() bool
-	Log   hclog.Logger
+	// Identity is the arbiter's certificate; nil: plain text, and no roles.
+	Identity *identity.Source
+	// OpenReads lets not only operators read through Admin.
+	OpenReads bool
+	Log       hclog.Logger
 }
 
 // Server is the gRPC server. Serve and stop it through its grpc.Server.
@@ -48,7 +55,7 @@ type Server struct {
 
 // New returns a server with all services registered.
 func New(cfg Config) *Server {
-	g := grpc.NewServer(
+	g := grpc.NewServer(append(cfg.Identity.ServerOptions(callers(cfg.OpenReads)),
 		grpc.MaxRecvMsgSize(MaxMessage),
 		grpc.MaxSendMsgSize(MaxMessage),
 		grpc.MaxConcurrentStreams(1000),
@@ -57,7 +64,7 @@ func New(cfg Config) *Server {
 		// connections and replicas that died before their Hello.
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
-	)
+	)...)
 	s := &Server{Server: g, health: health.NewServer(), ready: cfg.Ready}
 	pb.RegisterArbiterServer(g, &arbiter{cfg: cfg})
 	pb.RegisterAdminServer(g, &admin{cfg: cfg})
@@ -65,6 +72,29 @@ func New(cfg Config) *Server {
 	reflection.Register(g)
 	s.refreshHealth()
 	return s
+}
+
+// callers says who may call what. That a replica speaks for its own VM alone is
+// checked at its Hello.
+func callers(openReads bool) identity.Rules {
+	replicas := []identity.ID{{Role: identity.Replica}}
+	operators := []identity.ID{{Role: identity.Operator}}
+	rules := identity.Rules{
+		// It tells where etcd is, and nothing of any VM.
+		pb.Arbiter_Discover_FullMethodName: {{Role: identity.Replica}, {Role: identity.Operator}, {Role: identity.Arbiter}},
+		pb.Arbiter_Attach_FullMethodName:   replicas,
+		pb.Admin_ServiceDesc.ServiceName:   operators,
+
+		healthpb.Health_ServiceDesc.ServiceName:                  identity.Anyone,
+		reflectionpb.ServerReflection_ServiceDesc.ServiceName:    identity.Anyone,
+		reflectionalpha.ServerReflection_ServiceDesc.ServiceName: identity.Anyone,
+	}
+	if openReads {
+		for _, read := range []string{pb.Admin_ListVMs_FullMethodName, pb.Admin_GetVM_FullMethodName, pb.Admin_WatchEvents_FullMethodName} {
+			rules[read] = identity.Anyone
+		}
+	}
+	return rules
 }
 
 // freshHealth looks at the state before it answers.

@@ -13,8 +13,11 @@
 // Without a data directory a temporary one is used and removed by Close; its
 // writes are not synced to the disk, as nothing in it outlives the process.
 //
-// Limit: clients are neither authenticated nor encrypted. Listen on a network
-// that only Understudy's hosts reach, or use an external cluster.
+// With an identity, clients come over TLS and need a certificate: arbiters and
+// operators may do everything, replicas what concerns their own VM (see guard).
+// Without one, clients are neither authenticated nor encrypted.
+//
+// Limit: renewed certificates are taken at once, another CA at a restart.
 package etcd
 
 import (
@@ -28,12 +31,18 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"go.etcd.io/etcd/client/pkg/v3/tlsutil"
+	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/server/v3/embed"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+
+	"github.com/understudy-ft/understudy/services/identity"
 )
 
 // Config says where the member keeps its data and listens.
@@ -43,15 +52,18 @@ type Config struct {
 	// Listen is the IP:port for clients. Port 0 stands for the port of the
 	// directory's last life if that is free, or else for a free one.
 	Listen string
-	Log    hclog.Logger
+	// Identity is the certificate to serve clients with; nil: plain text.
+	Identity *identity.Source
+	Log      hclog.Logger
 }
 
 // Server is a running member.
 type Server struct {
-	etcd *embed.Etcd
-	dir  *dataDir
-	addr *net.TCPAddr
-	id   string
+	etcd   *embed.Etcd
+	dir    *dataDir
+	addr   *net.TCPAddr
+	id     string
+	scheme string
 
 	failed   chan struct{}
 	failure  error
@@ -69,17 +81,20 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{dir: dir, failed: make(chan struct{}), stopped: make(chan struct{})}
+	s := &Server{dir: dir, scheme: "http", failed: make(chan struct{}), stopped: make(chan struct{})}
 	if s.id, err = dir.arbiterID(); err != nil {
 		dir.close()
 		return nil, err
+	}
+	if cfg.Identity != nil {
+		s.scheme = "https"
 	}
 	last := 0
 	if port == 0 {
 		last = dir.lastPort()
 	}
 	if last != 0 {
-		if s.etcd, err = start(dir, ip, last, cfg.Log); errors.Is(err, syscall.EADDRINUSE) {
+		if s.etcd, err = s.start(ip, last, cfg); errors.Is(err, syscall.EADDRINUSE) {
 			s.etcd = nil // taken by another meanwhile
 		} else if err != nil {
 			dir.close()
@@ -87,7 +102,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		}
 	}
 	if s.etcd == nil {
-		if s.etcd, err = start(dir, ip, port, cfg.Log); err != nil {
+		if s.etcd, err = s.start(ip, port, cfg); err != nil {
 			dir.close()
 			return nil, fmt.Errorf("start embedded etcd: %w", err)
 		}
@@ -125,12 +140,12 @@ func (s *Server) LocalEndpoint() string {
 	if ip.IsUnspecified() {
 		ip = net.IPv4(127, 0, 0, 1)
 	}
-	return Endpoint(ip.String(), s.addr.Port)
+	return s.Endpoint(ip.String())
 }
 
-// Endpoint is the client URL of a host and port.
-func Endpoint(host string, port int) string {
-	return "http://" + net.JoinHostPort(host, strconv.Itoa(port))
+// Endpoint is the client URL of the member under an address of its host.
+func (s *Server) Endpoint(host string) string {
+	return s.scheme + "://" + net.JoinHostPort(host, strconv.Itoa(s.addr.Port))
 }
 
 // Failed is closed when the member cannot go on; Err then says why.
@@ -167,12 +182,13 @@ func (s *Server) watch() {
 	}
 }
 
-func start(dir *dataDir, ip net.IP, port int, log hclog.Logger) (*embed.Etcd, error) {
+func (s *Server) start(ip net.IP, port int, c Config) (*embed.Etcd, error) {
 	peer := url.URL{Scheme: "http", Host: "127.0.0.1:0"} // no peer ever comes
-	client := url.URL{Scheme: "http", Host: net.JoinHostPort(ip.String(), strconv.Itoa(port))}
+	client := url.URL{Scheme: s.scheme, Host: net.JoinHostPort(ip.String(), strconv.Itoa(port))}
+	var member atomic.Pointer[embed.Etcd]
 	cfg := embed.NewConfig()
 	cfg.Name = "arbiter"
-	cfg.Dir = filepath.Join(dir.path, "etcd")
+	cfg.Dir = filepath.Join(s.dir.path, "etcd")
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
 	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
@@ -182,9 +198,23 @@ func start(dir *dataDir, ip net.IP, port int, log hclog.Logger) (*embed.Etcd, er
 	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = "revision", "1000"
 	cfg.EnableGRPCGateway = false
 	cfg.GRPCKeepAliveMinTime = time.Second
-	cfg.UnsafeNoFsync = dir.temporary
-	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(bridge(log))
-	return embed.StartEtcd(cfg)
+	cfg.UnsafeNoFsync = s.dir.temporary
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(bridge(c.Log))
+	if c.Identity != nil {
+		files := c.Identity.Files()
+		cfg.TlsMinVersion = string(tlsutil.TLSVersion13)
+		cfg.ClientTLSInfo = transport.TLSInfo{
+			CertFile: files.Cert, KeyFile: files.Key, TrustedCAFile: files.CA, ClientCertAuth: true,
+			SkipClientSANVerify: true, // roles count, not addresses
+		}
+		g := &guard{log: c.Log, keysOf: func(ctx context.Context, lease int64) ([]string, error) {
+			return keysOf(ctx, member.Load(), lease)
+		}}
+		cfg.GRPCAdditionalServerOptions = []grpc.ServerOption{grpc.ChainUnaryInterceptor(g.unary), grpc.ChainStreamInterceptor(g.stream)}
+	}
+	e, err := embed.StartEtcd(cfg)
+	member.Store(e)
+	return e, err
 }
 
 func splitListen(addr string) (net.IP, int, error) {
