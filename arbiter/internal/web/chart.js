@@ -3,7 +3,7 @@
 // what the server calls one (history.go): numbers only, but for the reasons of
 // resynchronizations, which are put in as text.
 const charts = (() => {
-  const span = 300_000; // ms shown
+  const kept = 300_000, least = 60_000; // ms shown: all that there is of five minutes, a minute at least
   const series = new Map(); // points by VM, oldest first
   const NS = "http://www.w3.org/2000/svg";
 
@@ -47,7 +47,7 @@ const charts = (() => {
     const all = series.get(vm) || [];
     const last = all.length ? all[all.length - 1].t : 0;
     all.push(...points.filter((p) => p.t > last));
-    const from = all.length ? all[all.length - 1].t - span : 0;
+    const from = all.length ? all[all.length - 1].t - kept : 0;
     while (all.length && all[0].t < from) all.shift();
     series.set(vm, all);
   }
@@ -58,6 +58,7 @@ const charts = (() => {
     if (!kind) return;
     const width = Math.max(160, figure.clientWidth), height = 96;
     const end = points.length ? points[points.length - 1].t : Date.now();
+    const span = points.length ? Math.min(kept, Math.max(least, end - points[0].t)) : kept;
     const x = (t) => width - ((end - t) / span) * width;
     const box = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img" });
     const caption = document.createElement("figcaption");
@@ -108,7 +109,7 @@ const charts = (() => {
       });
       said = words.join(", ");
     } else if (kind.bars) {
-      const wide = Math.max(2, width / 300);
+      const wide = Math.max(2, (width * 1000) / span);
       for (const p of points) top = Math.max(top, kind.bars(p));
       scale(); grid();
       for (const p of points) bar("f0", p.t, 0, kind.bars(p), wide);
@@ -153,7 +154,7 @@ const charts = (() => {
     box.setAttribute("aria-label", `${kind.name} in the last five minutes: ${said} ${said === "none" ? "" : kind.unit}; scale up to ${kind.label(top)}`);
     const axis = html("p", "axis");
     axis.setAttribute("aria-hidden", "true");
-    html("span", "", "5 min ago", axis);
+    html("span", "", span < 100_000 ? `${Math.round(span / 1000)} s ago` : `${(span / 60_000).toFixed(1).replace(".0", "")} min ago`, axis);
     html("span", "", "now", axis);
     figure.replaceChildren(caption, box, axis);
   }

@@ -83,6 +83,9 @@ func timeline(events []*pb.Event, vm string) []eventView {
 		} else {
 			if group != nil && group.Vm == e.Vm && group.Reason == e.Reason {
 				n++
+				if n == 2 && out[len(out)-1].Detail != "" {
+					out[len(out)-1].Detail = "the last: " + out[len(out)-1].Detail
+				}
 				out[len(out)-1].What = fmt.Sprintf("Resynchronized %d times", n)
 				continue
 			}
@@ -91,7 +94,11 @@ func timeline(events []*pb.Event, vm string) []eventView {
 		if len(out) == eventsMax {
 			break
 		}
-		out = append(out, newEventView(e))
+		x := newEventView(e)
+		if vm != "" {
+			x.VM = "" // the whole list is about it
+		}
+		out = append(out, x)
 	}
 	return out
 }
