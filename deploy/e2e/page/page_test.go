@@ -1,0 +1,158 @@
+// Package page looks at the status page of a live cluster with a real browser,
+// while a host dies under it.
+package page
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
+
+	"github.com/understudy-ft/understudy/deploy/cluster"
+	"github.com/understudy-ft/understudy/deploy/load"
+)
+
+// Where things are; bin can be set by UNDERSTUDY_TEST_BIN.
+const (
+	guest = "../../../build/guest/rv64"
+	shots = "../../../build/status-page"
+)
+
+func TestPageDuringFailOver(t *testing.T) {
+	b := openBrowser(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	c := startCluster(ctx, t)
+	s, err := c.Protected(ctx, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := load.Start(c.Redis, 3, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Stop() })
+
+	site := "http://" + c.HTTP
+	b.look(1200, 1000, "light")
+	b.open(ctx, site+"/")
+	b.until(ctx, "protection", `document.querySelector(".state").textContent.includes("Protected")`)
+	for range 6 {
+		if _, err := c.Admin().Resync(ctx, &pb.ResyncRequest{Vm: c.VM}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.until(ctx, "the charts to have 15 points", `(document.querySelector("[data-chart=outputs] path.l0")?.getAttribute("d") || "").split("L").length >= 15`)
+
+	// The page notes when it shows that the standby has become the active. It
+	// would lose the note if it were loaded again.
+	next := s.GetRecord().GetStandby().GetId()
+	b.eval(fmt.Sprintf(`{ const shown = () => document.querySelector(".who dd").textContent === %q
+		&& document.querySelector(".timeline").textContent.includes("Fail-over");
+	new MutationObserver(() => { window.noted ||= shown() && Date.now(); }).observe(document.getElementById("live"), { childList: true, subtree: true, characterData: true, attributes: true }); }`, next), nil)
+	killed := time.Now()
+	if err := c.Active(s).Kill(); err != nil {
+		t.Fatal(err)
+	}
+	b.until(ctx, "the take-over", "window.noted")
+	var noted int64
+	b.eval("window.noted", &noted)
+	took := time.UnixMilli(noted).Sub(killed)
+	t.Logf("the page shows the take-over %s after the kill", took)
+	if took > time.Second {
+		t.Errorf("the page shows the take-over %s after the kill, want 1 s at most", took)
+	}
+	b.until(ctx, "protection by the spare", `document.querySelector(".state").textContent.includes("Protected") && window.noted`)
+	var announced string
+	b.eval(`document.getElementById("announce").textContent`, &announced)
+	if announced == "" {
+		t.Error("screen readers were told nothing")
+	}
+	for _, k := range b.complaints() {
+		t.Errorf("the console complains: %s", k)
+	}
+
+	pictures(ctx, t, b, site, c.VM)
+	arbiterIsLost(ctx, t, b, c)
+}
+
+// startCluster boots a VM with a standby and a spare.
+func startCluster(ctx context.Context, t *testing.T) *cluster.Cluster {
+	t.Helper()
+	bin := os.Getenv("UNDERSTUDY_TEST_BIN")
+	if bin == "" {
+		bin = "../../../bin"
+	}
+	c, err := cluster.Start(cluster.Config{Bin: bin, Guest: guest, Dir: t.TempDir(), VM: "shop"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	if _, err := c.StartPrimary(); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := c.StartSecondary(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.DialRedis(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// pictures keeps one of each page, in both colours, and on a phone. None may be
+// wider than its window.
+func pictures(ctx context.Context, t *testing.T, b *browser, site, vm string) {
+	t.Helper()
+	for _, p := range []struct {
+		name, path, scheme string
+		width, height      int
+	}{
+		{"vms-light", "/", "light", 1200, 900}, {"vms-dark", "/", "dark", 1200, 900}, {"vms-phone", "/", "light", 390, 844},
+		{"vm-light", "/vm/" + vm, "light", 1200, 900}, {"vm-dark", "/vm/" + vm, "dark", 1200, 900}, {"vm-phone", "/vm/" + vm, "dark", 390, 844},
+		{"arbiter", "/arbiter", "light", 1200, 900},
+	} {
+		b.look(p.width, p.height, p.scheme)
+		b.open(ctx, site+p.path)
+		if p.path != "/arbiter" {
+			b.until(ctx, "charts", `document.querySelector("[data-chart=outputs] path.l0")?.getAttribute("d")`)
+		}
+		b.shoot(shots, p.name, true)
+		var wide int
+		b.eval("document.documentElement.scrollWidth", &wide)
+		if wide > p.width {
+			t.Errorf("%s is %d pixels wide in a window of %d", p.name, wide, p.width)
+		}
+	}
+	path, err := filepath.Abs(shots)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("pictures are in %s", path)
+}
+
+// arbiterIsLost checks that the page says so when it hears nothing any more, and
+// recovers by itself.
+func arbiterIsLost(ctx context.Context, t *testing.T, b *browser, c *cluster.Cluster) {
+	t.Helper()
+	b.look(1200, 900, "light")
+	b.open(ctx, "http://"+c.HTTP+"/")
+	b.eval("window.same = true", nil)
+	if err := c.Arbiter.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	b.until(ctx, "the page to say that it is cut off",
+		`document.body.classList.contains("stale") && document.getElementById("lost").checkVisibility() && document.getElementById("lost").textContent.includes("lost since")`)
+	b.shoot(shots, "lost", false)
+	if err := c.StartArbiter(); err != nil {
+		t.Fatal(err)
+	}
+	b.until(ctx, "the page to be live again",
+		`!document.body.classList.contains("stale") && !document.getElementById("lost").checkVisibility() && window.same && document.querySelector(".state").textContent.includes("Protected")`)
+}
