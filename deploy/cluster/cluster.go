@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
@@ -158,11 +159,42 @@ func (c *Cluster) kernelLine() string {
 	return line
 }
 
-// StartSecondary starts one more secondary.
-func (c *Cluster) StartSecondary() (*Process, error) {
+// StartSecondary starts one more secondary, with args beside the usual ones.
+func (c *Cluster) StartSecondary(args ...string) (*Process, error) {
 	c.spares++
 	name := fmt.Sprintf("secondary-%d", c.spares)
-	return c.replicaNamed(name, "secondary", c.replicaArgs(name)...)
+	return c.replicaNamed(name, "secondary", append(c.replicaArgs(name), args...)...)
+}
+
+// Restart starts a process that has ended again, with its old command line.
+func (c *Cluster) Restart(p *Process) (*Process, error) {
+	n, err := start(c.Dir, p.Name, p.cmd.Path, nil, p.cmd.Args[1:]...)
+	if err != nil {
+		return nil, err
+	}
+	c.started = append(c.started, n)
+	for i := range c.Replicas {
+		if c.Replicas[i] == p {
+			c.Replicas[i] = n
+		}
+	}
+	switch p {
+	case c.Arbiter:
+		c.Arbiter = n
+	case c.Gateway:
+		c.Gateway = n
+	}
+	return n, nil
+}
+
+// KillAll ends every process at once, as a power failure would.
+func (c *Cluster) KillAll() {
+	for _, p := range c.started {
+		_ = p.Signal(syscall.SIGKILL) // it may have ended before
+	}
+	for _, p := range c.started {
+		<-p.done
+	}
 }
 
 func (c *Cluster) replicaArgs(name string) []string {

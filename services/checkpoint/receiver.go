@@ -381,6 +381,19 @@ func (s *Stage) Epoch() uint64 { return s.t.begin.Epoch }
 // State returns the encoded Checkpoint.
 func (s *Stage) State() []byte { return s.t.state }
 
+// ChangesDisk tells whether the guest's disk is not what it was, durably, at
+// the last common epoch: the guest wrote to it since, or the stage will. While
+// that is being applied, the disk is neither the old copy nor the new one.
+func (s *Stage) ChangesDisk() bool {
+	if s.t.count[blocks] > 0 || s.t.live {
+		return s.r.sp[blocks].n > 0
+	}
+	for range s.r.since[blocks].All {
+		return true
+	}
+	return false
+}
+
 // Message returns the word to the active that the checkpoint is staged.
 func (s *Stage) Message() *pb.Staged {
 	return &pb.Staged{Epoch: s.t.begin.Epoch, Nonce: s.t.begin.Nonce}
@@ -416,7 +429,9 @@ func (s *Stage) apply() error {
 			return err
 		}
 	}
-	if s.t.count[blocks] > 0 {
+	// Also where no block came: the active may have told the outside of writes
+	// that this guest made, too, and did not flush yet.
+	if s.ChangesDisk() {
 		if err := sp[blocks].disk.Flush(); err != nil {
 			return fmt.Errorf("flush disk: %w", err)
 		}

@@ -39,7 +39,11 @@ type Config struct {
 	// DiskPath is the local disk image. A spare's is made as needed; empty for a
 	// spare means a temporary file where the guest has a disk.
 	DiskPath string
+	// DiskAdopt takes the image at DiskPath for VM's, whatever its stamp and the
+	// record in etcd say.
+	DiskAdopt bool
 
+	disk    *localDisk // made by Run
 	Version string
 	Log     hclog.Logger
 }
@@ -56,6 +60,8 @@ type Guest struct {
 	Disk           *disk.Image
 	DiskReadOnly   bool
 }
+
+func (g *Guest) readOnly() bool { return g.DiskReadOnly || g.Disk != nil && g.Disk.ReadOnly() }
 
 // Bounds of waiting for others.
 const (

@@ -21,6 +21,7 @@ import (
 // Flags are the command-line flags that the primary and the secondary share.
 type Flags struct {
 	vm, listen, advertise, uplink, console, disk, name *string
+	adopt                                              *bool
 	arbiters                                           *cli.List
 	identity                                           *identity.Flags
 }
@@ -37,6 +38,7 @@ func AddFlags(cmd *cli.Command) *Flags {
 		uplink:    cmd.String("uplink", "none", "`SPEC` of where the guest's network card is plugged in: tap:NAME[,bridge=BRIDGE[,port=PORT]], gateway:ADDR or none"),
 		console:   cmd.String("console", "", "`WHERE` the guest's console goes: - for this terminal, a file, or unix:PATH for a socket (default: nowhere)"),
 		disk:      cmd.String("disk", "", "`FILE` with the raw disk image of this replica (default: no disk, or a temporary copy on a secondary)"),
+		adopt:     cmd.Bool("disk-adopt", false, "take the image of --disk for this VM's, whatever its stamp and the VM's record say:\nwhat a newer image has is lost. To be given once, not for good"),
 		name:      cmd.String("name", "", "`NAME` that this replica's identity begins with (default: the host's name)"),
 		arbiters:  cli.NewList("127.0.0.1:7400"),
 		identity:  identity.AddFlags(cmd),
@@ -102,7 +104,7 @@ func (f *Flags) Config(log hclog.Logger) (cfg Config, closeAll func(), err error
 	}
 	return Config{
 		VM: *f.vm, Name: name, Arbiters: f.arbiters.Values, Listen: *f.listen, Advertise: *f.advertise, Identity: self,
-		Uplink: *f.uplink, Console: out, ConsoleInput: in, DiskPath: *f.disk, Version: cli.Version(), Log: log,
+		Uplink: *f.uplink, Console: out, ConsoleInput: in, DiskPath: *f.disk, DiskAdopt: *f.adopt, Version: cli.Version(), Log: log,
 	}, closeAll, nil
 }
 

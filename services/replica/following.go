@@ -8,6 +8,7 @@ import (
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 	"github.com/understudy-ft/understudy/services/checkpoint"
+	"github.com/understudy-ft/understudy/services/disk"
 	"github.com/understudy-ft/understudy/services/feed"
 	"github.com/understudy-ft/understudy/services/fence"
 )
@@ -32,6 +33,7 @@ type following struct {
 	empty    bool // the local disk reads as zeros
 	receiver *checkpoint.Receiver
 	staged   *checkpoint.Stage // the last whole checkpoint
+	applying bool              // it is being put into the machine
 	begin    chan struct{}     // AnswerDirty's word
 }
 
@@ -84,12 +86,16 @@ func (l *life) follow(s *feed.Standby, m *pb.MachineConfig) (*following, error) 
 		DiskReadOnly: m.GetDiskReadOnly(), CPUBaseline: m.GetCpuBaseline(),
 	}
 	f := &following{life: l, standby: s, guest: g, wantK: m.GetKernelBytes(), wantI: m.GetInitrdBytes(), begin: make(chan struct{}, 1)}
+	if m.GetDiskBytes() == 0 || m.GetDiskReadOnly() {
+		l.core.UseDisk(nil)
+	}
 	if n := m.GetDiskBytes(); n > 0 {
 		img, empty, err := l.worker.openDisk(n)
 		if err != nil {
 			return nil, err
 		}
 		g.Disk, f.empty = img, empty
+		l.stamped = !g.DiskReadOnly
 	}
 	f.ctx, f.cancel = context.WithCancelCause(context.Background())
 	return f, nil
@@ -178,9 +184,22 @@ func (f *following) stage() error {
 	if err != nil {
 		return err
 	}
-	f.post(func(l *life) {
-		f.staged = stage
-		l.core.StageReady(fence.Now(), ck)
+	// From the word that it is staged on, the active lets out what only the new
+	// state has: the image with the old one must not be booted from then.
+	held := f.guest.Disk != nil && stage.ChangesDisk()
+	if held {
+		if err := f.life.cfg.disk.hold(); err != nil {
+			return err
+		}
+	}
+	f.life.box.put(func() {
+		if f.life.following == f {
+			f.staged = stage
+			f.life.core.StageReady(fence.Now(), ck)
+		}
+		if held && !f.applying {
+			f.life.release() // the old state stays
+		}
 	})
 	return nil
 }
@@ -209,6 +228,13 @@ func (f *following) machine() error {
 	}
 	if err := f.life.worker.build(f.guest); err != nil {
 		return fmt.Errorf("build the machine: %w", err)
+	}
+	if f.guest.Disk != nil && !f.guest.DiskReadOnly && f.life.cfg.DiskPath != "" {
+		f.life.busy.Go(func() {
+			if err := keepBoot(f.life.cfg.DiskPath, f.guest); err != nil {
+				f.life.log.Warn("this replica will not be able to boot its disk by itself", "error", err)
+			}
+		})
 	}
 	m := f.life.worker.machine.Load()
 	f.receiver = checkpoint.NewReceiver(guest{m}, checkpoint.ReceiverConfig{MemoryZero: true, DiskZero: f.empty})
@@ -244,11 +270,23 @@ func (h *host) ApplyStage(ck *pb.Checkpoint) {
 		return
 	}
 	stage := f.staged
-	f.staged = nil
+	f.staged, f.applying = nil, true
 	h.worker.do(func() {
 		err := h.worker.apply(stage, ck, f.activeGuestTime)
-		h.box.put(func() { h.core.Applied(fence.Now(), err) })
+		h.box.put(func() {
+			f.applying = false
+			if err == nil {
+				(*life)(h).release()
+			}
+			h.core.Applied(fence.Now(), err)
+		})
 	})
+}
+
+// release says that the disk is whole again; its stamp follows.
+func (l *life) release() {
+	l.cfg.disk.release()
+	l.noted = disk.Stamp{}
 }
 
 // activeGuestTime is an upper bound of the active's guest time now.

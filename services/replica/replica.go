@@ -15,6 +15,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
+	"github.com/understudy-ft/understudy/services/disk"
 	"github.com/understudy-ft/understudy/services/feed"
 	"github.com/understudy-ft/understudy/services/fence"
 	"github.com/understudy-ft/understudy/services/packet"
@@ -55,6 +56,10 @@ type life struct {
 	worker       *worker
 	feeding      *feeding   // the active's end of the feed
 	following    *following // the standby's end of the feed
+	// stamped: the guest has a writable disk here; noted is what its stamp was
+	// last told.
+	stamped bool
+	noted   disk.Stamp
 	// busy counts the goroutines that use the machine's memory.
 	busy sync.WaitGroup
 
@@ -72,8 +77,13 @@ func newLife(cfg Config, advertise string) (*life, error) {
 	l := &life{cfg: cfg, box: newMailbox(), ended: make(chan struct{})}
 	l.self = &pb.ReplicaRef{Id: cfg.Name + "-" + hex.EncodeToString(random[:4]), Address: advertise}
 	l.log = cfg.Log.With("vm", cfg.VM, "replica", l.self.Id)
+	image := cfg.disk.hello()
+	if g := cfg.Guest; g != nil && (g.Disk == nil || g.readOnly()) {
+		image = nil
+	}
 	l.core = role.New(role.Config{
 		VM: cfg.VM, Self: l.self, Version: cfg.Version, Candidate: cfg.Guest != nil,
+		Disk: image, CanBoot: cfg.Guest == nil && cfg.disk.whole() && keptBoot(cfg.DiskPath),
 		FlowSeed: binary.LittleEndian.Uint64(random[4:]),
 	}, (*host)(l))
 	l.worker = newWorker(l)
@@ -135,6 +145,28 @@ func (l *life) loop(ctx context.Context) {
 		l.core.Flush(now)
 		l.backlog.Store(int64(l.core.InputBacklog()))
 		l.publish()
+		l.stampDisk()
+	}
+}
+
+// stampDisk lets the disk's stamp follow the replica's part.
+func (l *life) stampDisk() {
+	if !l.stamped {
+		return
+	}
+	s := disk.Stamp{State: disk.Active, Term: l.core.Term(), Replica: l.self.GetId()}
+	switch {
+	case l.core.Mode() == pb.Mode_MODE_ENDED:
+		s.State = disk.Ended
+	case l.core.Role() == pb.Role_ROLE_ACTIVE:
+	case l.core.Role() == pb.Role_ROLE_STANDBY && l.core.Epoch() > 0:
+		s.State = disk.Standby
+	default:
+		return
+	}
+	if s != l.noted {
+		l.noted = s
+		l.cfg.disk.note(s.State, s.Term, s.Replica)
 	}
 }
 
@@ -183,6 +215,7 @@ func (l *life) close() {
 		_ = l.etcd.Close() // closing is all that is left to do with it
 	}
 	l.worker.close()
+	l.cfg.disk.settle()
 	if l.announcer != nil {
 		l.announcer.Stop()
 		l.emitter.close()
@@ -259,7 +292,7 @@ func (h *host) Deliver(frame []byte) bool { return h.worker.deliver(frame) }
 
 func (h *host) Boot() {
 	h.booted = true
-	h.worker.boot(h.cfg.Guest)
+	h.worker.boot(h.cfg.Guest, h.core.Term())
 }
 
 func (h *host) Pause()  { h.worker.pause() }

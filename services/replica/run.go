@@ -29,6 +29,10 @@ func Run(ctx context.Context, cfg Config) error {
 	if advertise == "" {
 		advertise = ln.Addr().String()
 	}
+	if cfg.disk, err = openLocalDisk(&cfg); err != nil {
+		_ = ln.Close() // nobody was served
+		return err
+	}
 	var now atomic.Pointer[life]
 	go cfg.Identity.Watch(ctx)
 	server := grpc.NewServer(append(feed.ServerOptions(feed.Config{}), cfg.Identity.ServerOptions(callers(cfg.VM))...)...)

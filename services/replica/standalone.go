@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/understudy-ft/understudy/services/disk"
 	"github.com/understudy-ft/understudy/services/machine"
 	"github.com/understudy-ft/understudy/services/uplink"
 	"github.com/understudy-ft/understudy/services/vmm"
@@ -14,7 +15,15 @@ import (
 // RunStandalone runs the guest as a plain VM without protection until ctx is
 // done or the guest powers itself off. It is the baseline of measurements: the
 // same machine and uplink without the protocol.
+//
+// Without the protocol nobody keeps account of what is written to the disk: the
+// image of a protected VM is refused, or taken out of the VM with DiskAdopt.
 func RunStandalone(ctx context.Context, cfg Config) error {
+	if cfg.Guest.Disk != nil && !cfg.Guest.readOnly() {
+		if err := takeOut(&cfg); err != nil {
+			return err
+		}
+	}
 	mc, err := cfg.Guest.machine()
 	if err != nil {
 		return err
@@ -88,4 +97,22 @@ func RunStandalone(ctx context.Context, cfg Config) error {
 			m.Pause()
 		}
 	}
+}
+
+// takeOut sees to it that the image that the guest is going to write to is not
+// one that a protected VM counts on.
+func takeOut(cfg *Config) error {
+	s, ok, err := disk.ReadStamp(cfg.DiskPath)
+	switch {
+	case cfg.DiskAdopt:
+		if s, err = disk.NewStamp(cfg.VM); err == nil {
+			err = disk.WriteStamp(cfg.DiskPath, s)
+		}
+	case err == nil && ok && s.Term > 0:
+		return fmt.Errorf("--disk: image %s belongs to the protected VM %s: --disk-adopt takes it out of the VM for good", cfg.DiskPath, s.VM)
+	}
+	if err != nil {
+		return fmt.Errorf("--disk: %w", err)
+	}
+	return nil
 }

@@ -36,6 +36,7 @@ type worker struct {
 	done   chan struct{}
 
 	running  bool // the owner wants the guest to run
+	disk     *disk.Image
 	tempDisk string
 }
 
@@ -92,14 +93,14 @@ func (w *worker) close() {
 	w.mu.Unlock()
 	<-w.done
 	if m := w.machine.Swap(nil); m != nil {
-		d := m.Disk()
+		w.disk = m.Disk()
 		if err := m.Close(); err != nil {
 			w.life.log.Warn("close machine", "error", err)
 		}
-		if d != nil {
-			if err := d.Close(); err != nil {
-				w.life.log.Warn("close disk", "error", err)
-			}
+	}
+	if w.disk != nil {
+		if err := w.disk.Close(); err != nil {
+			w.life.log.Warn("close disk", "error", err)
 		}
 	}
 	if w.tempDisk != "" {
@@ -145,11 +146,27 @@ func (w *worker) build(g *Guest) error {
 	return nil
 }
 
-func (w *worker) boot(g *Guest) {
+// boot starts the guest in a term; nil is the guest whose boot was kept beside
+// its disk.
+func (w *worker) boot(g *Guest, term uint64) {
 	w.do(func() {
+		if g == nil {
+			var err error
+			if g, err = readBoot(w.life.cfg.DiskPath); err != nil {
+				w.fail(fmt.Errorf("boot the guest from its disk: %w", err))
+				return
+			}
+		}
 		if err := w.build(g); err != nil {
 			w.fail(err)
 			return
+		}
+		if g.Disk != nil && !g.readOnly() {
+			if err := w.life.cfg.disk.use(term, w.life.self.GetId()); err != nil {
+				w.fail(fmt.Errorf("boot the guest: %w", err))
+				return
+			}
+			w.life.box.put(func() { w.life.stamped = true })
 		}
 		w.running = true
 		if err := w.machine.Load().Start(); err != nil {
@@ -284,8 +301,20 @@ func (w *worker) apply(stage *checkpoint.Stage, ck *pb.Checkpoint, now func() (u
 }
 
 // openDisk opens or makes the local image of a standby and says whether it
-// reads as zeros.
+// reads as zeros. From here on a copy is written to it.
 func (w *worker) openDisk(size uint64) (img *disk.Image, empty bool, err error) {
+	img, empty, err = w.openImage(size)
+	if err != nil {
+		return nil, false, err
+	}
+	w.disk = img // closed with the worker
+	if err := w.life.cfg.disk.hold(); err != nil {
+		return nil, false, err
+	}
+	return img, empty, nil
+}
+
+func (w *worker) openImage(size uint64) (img *disk.Image, empty bool, err error) {
 	path := w.life.cfg.DiskPath
 	if path == "" {
 		f, err := os.CreateTemp("", "understudy-disk-*.img")
@@ -297,9 +326,16 @@ func (w *worker) openDisk(size uint64) (img *disk.Image, empty bool, err error) 
 		_ = os.Remove(path)
 		w.tempDisk = path
 	}
-	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+	info, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
 		img, err = disk.Create(path, size)
 		return img, true, err
+	}
+	if err == nil && info.Mode().IsRegular() && info.Size() == 0 {
+		if err := os.Truncate(path, int64(size)); err != nil {
+			return nil, false, fmt.Errorf("give the empty disk image its size: %w", err)
+		}
+		empty = true
 	}
 	img, err = disk.Open(path, false)
 	if err == nil && img.Size() != size {
@@ -307,7 +343,7 @@ func (w *worker) openDisk(size uint64) (img *disk.Image, empty bool, err error) 
 		return nil, false, fmt.Errorf("disk image %s has %d bytes, the active's has %d: name another path or remove it",
 			path, img.Size(), size)
 	}
-	return img, false, err
+	return img, empty, err
 }
 
 // guest is a machine as checkpoints see it.

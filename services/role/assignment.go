@@ -123,8 +123,9 @@ func (c *Core) enter(r *pb.Record) {
 func (c *Core) assignActive(now time.Duration, a *pb.Assignment) {
 	r := a.GetRecord()
 	switch c.role {
-	case pb.Role_ROLE_CANDIDATE:
-		if r.GetMode() != pb.Mode_MODE_SOLO {
+	case pb.Role_ROLE_CANDIDATE, pb.Role_ROLE_SPARE:
+		can := c.role == pb.Role_ROLE_CANDIDATE || c.cfg.CanBoot && r.GetReason() == pb.Reason_REASON_BOOT
+		if !can || r.GetMode() != pb.Mode_MODE_SOLO {
 			c.host.Reattach()
 			return
 		}

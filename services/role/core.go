@@ -26,6 +26,10 @@ type Config struct {
 	// Candidate says that this replica holds a bootable guest and asks to
 	// become active; otherwise it is a spare.
 	Candidate bool
+	// Disk is the replica's writable disk image as it is before the guest has
+	// used it; nil for none. CanBoot says that a spare is able to boot from it.
+	Disk    *pb.Disk
+	CanBoot bool
 	// FlowSeed keys the flow identities of a guest that boots here.
 	FlowSeed uint64
 }
@@ -145,11 +149,15 @@ func (c *Core) Term() uint64 { return c.term }
 // Epoch is the epoch that this copy is in; 0 without a common one.
 func (c *Core) Epoch() uint64 { return c.epoch }
 
+// UseDisk says which image the guest's disk is, from here on; nil for none.
+func (c *Core) UseDisk(d *pb.Disk) { c.cfg.Disk = d }
+
 // Hello returns the first message of a stream to the arbiter.
 func (c *Core) Hello() *pb.FromReplica {
 	return &pb.FromReplica{Term: c.term, Body: &pb.FromReplica_Hello{Hello: &pb.Hello{
 		Protocol: Protocol, Vm: c.cfg.VM, Replica: c.cfg.Self, Role: c.helloRole(), Mode: c.mode,
 		Epoch: c.epoch, LeaseId: c.leaseID, Version: c.cfg.Version,
+		Disk: c.cfg.Disk, CanBoot: c.cfg.CanBoot && c.role == pb.Role_ROLE_SPARE,
 	}}}
 }
 

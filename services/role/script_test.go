@@ -44,7 +44,8 @@ func newScript(t *testing.T, d *datadriven.TestData) *script {
 	s := &script{}
 	var id string
 	d.ScanArgs(t, "id", &id)
-	s.core = New(Config{VM: "vm", Self: &pb.ReplicaRef{Id: id, Address: id + ":1"}, Candidate: d.HasArg("candidate"), FlowSeed: 1}, s)
+	s.core = New(Config{VM: "vm", Self: &pb.ReplicaRef{Id: id, Address: id + ":1"}, Candidate: d.HasArg("candidate"),
+		CanBoot: d.HasArg("bootable"), FlowSeed: 1}, s)
 	return s
 }
 
@@ -65,9 +66,16 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		c.Lease(s.now, int64(num("id")), s.now+time.Duration(num("ms"))*time.Millisecond)
 	case "hello":
 		h := c.Hello()
-		fmt.Fprintf(&s.out, "term %d %s %s epoch %d\n", h.GetTerm(), h.GetHello().GetRole(), h.GetHello().GetMode(), h.GetHello().GetEpoch())
+		fmt.Fprintf(&s.out, "term %d %s %s epoch %d", h.GetTerm(), h.GetHello().GetRole(), h.GetHello().GetMode(), h.GetHello().GetEpoch())
+		if h.GetHello().GetCanBoot() {
+			s.out.WriteString(" can boot")
+		}
+		s.out.WriteString("\n")
 	case "assign":
 		r := &pb.Record{Vm: "vm", Term: num("term"), Mode: pb.Mode(pb.Mode_value["MODE_"+strings.ToUpper(text("mode"))])}
+		if d.HasArg("boot") {
+			r.Reason = pb.Reason_REASON_BOOT
+		}
 		if id := text("active"); id != "" {
 			r.Active = &pb.ReplicaRef{Id: id, Address: id + ":1"}
 		}

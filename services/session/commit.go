@@ -150,7 +150,7 @@ func (c *Core) enter(old *pb.Record) {
 	for _, r := range c.replicas {
 		switch r.id() {
 		case rec.GetActive().GetId():
-			if r.hasCopy() || boots && r.role == pb.Role_ROLE_CANDIDATE {
+			if r.hasCopy() || boots && r.boots() {
 				r.role = pb.Role_ROLE_ACTIVE
 				c.assign(r)
 			}

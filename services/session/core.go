@@ -38,6 +38,10 @@ type Core struct {
 	apart     bool
 	waitUntil time.Time
 
+	// goodDisk is when a replica that could boot from the active's image was
+	// last here.
+	goodDisk time.Time
+
 	proposal  *proposal
 	notBefore time.Time // of the next Commit, after one has failed
 	failures  []failures
@@ -127,6 +131,7 @@ func (c *Core) proceed() {
 		}
 	}
 	c.refuseCandidates()
+	c.refuseDisks()
 	c.beginResync()
 }
 
@@ -139,7 +144,7 @@ func (c *Core) own(in Owned) {
 	c.owned = true
 	c.record, c.revision = proto.CloneOf(in.Record), in.Revision
 	c.leases, c.ending = nil, 0
-	c.heard, c.notBefore = c.now, time.Time{}
+	c.heard, c.goodDisk, c.notBefore = c.now, c.now, time.Time{}
 	c.waitUntil = c.now.Add(c.heartbeatTimeout() + c.cfg.Grace)
 	c.apart = true
 	c.soloSince = c.record.GetTerm()

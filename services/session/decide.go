@@ -60,7 +60,7 @@ func (c *Core) decideSolo(a *replica) *proposal {
 		return nil
 	}
 	return &proposal{
-		record: c.next(pb.Mode_MODE_SYNCING, a.ref, spare.ref, pb.Reason_REASON_NEW_STANDBY),
+		record: c.withSpare(c.next(pb.Mode_MODE_SYNCING, a.ref, spare.ref, pb.Reason_REASON_NEW_STANDBY), spare),
 		conds:  []LeaseKey{holds(a), holds(spare)},
 		event:  pb.EventType_EVENT_TYPE_SYNCING,
 		detail: fmt.Sprintf("copying from %s to %s", a.id(), spare.id()),
@@ -127,7 +127,7 @@ func (c *Core) aliveSince(a *replica, t time.Time) bool {
 // boot starts the guest on a candidate. Where the record names replicas that
 // may hold the VM's copy, their keys must be gone.
 func (c *Core) boot() *proposal {
-	cand := c.first(pb.Role_ROLE_CANDIDATE, nil)
+	cand := c.candidate()
 	if cand == nil || c.record != nil && c.record.GetMode() != pb.Mode_MODE_ENDED && c.waiting() && c.byID(c.record.GetActive().GetId()) != cand {
 		return nil
 	}
@@ -137,6 +137,7 @@ func (c *Core) boot() *proposal {
 		event:  pb.EventType_EVENT_TYPE_SOLO,
 		detail: "booting on " + cand.id(),
 	}
+	p.record.ActiveDisk = cand.disk.GetId()
 	gone := func(ref *pb.ReplicaRef) {
 		// A replica that is attached without a copy holds its key all the same.
 		if id := ref.GetId(); id != "" && !c.lostCopy(id) {
@@ -167,6 +168,7 @@ func (c *Core) adoptOrphan() *proposal {
 	}
 	p := c.solo(best, pb.Reason_REASON_ARBITER_CHANGED, "etcd had lost its record; "+best.id()+" goes on")
 	p.record.Term = best.term + 1
+	p.record.ActiveDisk = best.disk.GetId()
 	return p
 }
 
@@ -195,8 +197,10 @@ func (c *Core) end() *proposal {
 }
 
 func (c *Core) next(mode pb.Mode, active, standby *pb.ReplicaRef, reason pb.Reason) *pb.Record {
-	return &pb.Record{Vm: c.cfg.VM, Term: c.record.GetTerm() + 1, Mode: mode, Active: active, Standby: standby,
+	r := &pb.Record{Vm: c.cfg.VM, Term: c.record.GetTerm() + 1, Mode: mode, Active: active, Standby: standby,
 		SinceUnixMs: c.now.UnixMilli(), Reason: reason}
+	c.nameDisks(r)
+	return r
 }
 
 func holds(r *replica) LeaseKey { return LeaseKey{ReplicaID: r.id(), LeaseID: r.lease} }

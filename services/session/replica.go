@@ -15,6 +15,9 @@ type replica struct {
 	ref   *pb.ReplicaRef
 	role  pb.Role
 	lease int64
+	// disk is the image that the Hello named; canBoot: a spare could boot from it.
+	disk    *pb.Disk
+	canBoot bool
 	// term and mode are those of the Hello or of the assignment that followed.
 	term uint64
 	mode pb.Mode
@@ -92,7 +95,7 @@ func (c *Core) lostCopy(id string) bool {
 func (c *Core) attach(in Attached) {
 	h := in.Hello
 	r := &replica{conn: in.Conn, ref: proto.CloneOf(h.GetReplica()), role: h.GetRole(), lease: h.GetLeaseId(), term: in.Term,
-		mode: h.GetMode(), epoch: h.GetEpoch(), heard: c.now, sent: c.now}
+		mode: h.GetMode(), epoch: h.GetEpoch(), heard: c.now, sent: c.now, disk: proto.CloneOf(h.GetDisk()), canBoot: h.GetCanBoot()}
 	refuse := func(a pb.Refusal_Action, format string, args ...any) {
 		c.counters.Refused++
 		c.do(Close{Conn: in.Conn, Refusal: &pb.Refusal{Action: a, Detail: fmt.Sprintf(format, args...)}})
@@ -108,6 +111,9 @@ func (c *Core) attach(in Attached) {
 		return
 	case r.id() == "" || len(r.id()) > 128 || len(r.ref.GetAddress()) > 256:
 		refuse(pb.Refusal_ACTION_EXIT, "its id or address is missing or too long")
+		return
+	case len(r.disk.GetId()) > 128 || len(r.disk.GetPath()) > 4096 || r.disk != nil && r.disk.GetId() == "":
+		refuse(pb.Refusal_ACTION_EXIT, "its disk's name is missing or too long")
 		return
 	case r.role < pb.Role_ROLE_SPARE || r.role > pb.Role_ROLE_CANDIDATE || r.term > numberMax || r.epoch > numberMax:
 		refuse(pb.Refusal_ACTION_EXIT, "its Hello makes no sense")
@@ -256,6 +262,21 @@ func (c *Core) refuseCandidates() {
 			return
 		}
 		c.refuse(cand, pb.Refusal_ACTION_EXIT, fmt.Sprintf("VM %s is already active on %s", c.cfg.VM, a.id()))
+	}
+}
+
+// refuseDisks sends candidates away whose image is not one to boot from.
+func (c *Core) refuseDisks() {
+	if c.proposal != nil {
+		return
+	}
+	for _, r := range append([]*replica(nil), c.replicas...) {
+		if r.role != pb.Role_ROLE_CANDIDATE {
+			continue
+		}
+		if why := c.objection(r); why != "" {
+			c.refuse(r, pb.Refusal_ACTION_EXIT, why)
+		}
 	}
 }
 

@@ -18,9 +18,10 @@ import (
 // line of a `run` block is one input; its effects are printed below it. The
 // arbiter's heartbeats are left out, but for `tick ... loud`.
 //
-//	own none | own MODE term=N active=ID [standby=ID] [rev=N]
+//	own none | own MODE term=N active=ID [standby=ID] [rev=N] [disk=ID] [disk2=ID] (the active's and the standby's image)
 //	disown
 //	attach CONN ID ROLE [term=N] [mode=MODE] [epoch=N] [lease=N] [vm=NAME] [protocol=N]
+//	  [disk=ID[:TERM][:torn][:adopt]] [boots=yes]
 //	detach CONN [WHY]
 //	from CONN [term=N] beat [epoch=N] [input=N] [idle=DURATION] [lease=N]
 //	from CONN [term=N] outputs EPOCH OUTPUT... (ID:stream|datagram|pass|event:FLOW:END:LETTERS|-[:NAME])
@@ -128,7 +129,8 @@ func record(words []string) (*pb.Record, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &pb.Record{Vm: "web", Term: num(keys["term"]), Mode: pb.Mode(mode), Active: ref(keys["active"]), Standby: ref(keys["standby"])}, nil
+	return &pb.Record{Vm: "web", Term: num(keys["term"]), Mode: pb.Mode(mode), Active: ref(keys["active"]), Standby: ref(keys["standby"]),
+		ActiveDisk: keys["disk"], StandbyDisk: keys["disk2"]}, nil
 }
 
 func (s *script) line(w []string) error {
@@ -220,6 +222,21 @@ func (s *script) attach(plain []string, keys map[string]string) error {
 	if v, ok := keys["lease"]; ok {
 		h.LeaseId = int64(num(v))
 	}
+	if v, ok := keys["disk"]; ok {
+		words := strings.Split(v, ":")
+		h.Disk = &pb.Disk{Id: words[0], Whole: true, Path: "/" + words[0] + ".img"}
+		for _, w := range words[1:] {
+			switch w {
+			case "torn":
+				h.Disk.Whole = false
+			case "adopt":
+				h.Disk.Adopt = true
+			default:
+				h.Disk.Term = num(w)
+			}
+		}
+	}
+	h.CanBoot = keys["boots"] == "yes"
 	c := conn(plain[1])
 	s.terms[c] = num(keys["term"])
 	s.step(Attached{Conn: c, Hello: h, Term: num(keys["term"])})
@@ -400,6 +417,12 @@ func describeRecord(r *pb.Record) string {
 	line := fmt.Sprintf("term=%d %s active=%s", r.GetTerm(), short(r.GetMode().String()), r.GetActive().GetId())
 	if s := r.GetStandby().GetId(); s != "" {
 		line += " standby=" + s
+	}
+	if r.GetActiveDisk() != "" {
+		line += " disk=" + r.GetActiveDisk()
+	}
+	if r.GetStandbyDisk() != "" {
+		line += " disk2=" + r.GetStandbyDisk()
 	}
 	return line + " (" + short(r.GetReason().String()) + ")"
 }

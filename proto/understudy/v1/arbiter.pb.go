@@ -675,7 +675,13 @@ type Hello struct {
 	// condition of every record that names this replica.
 	LeaseId int64 `protobuf:"varint,7,opt,name=lease_id,json=leaseId,proto3" json:"lease_id,omitempty"`
 	// Software version, for people.
-	Version       string `protobuf:"bytes,8,opt,name=version,proto3" json:"version,omitempty"`
+	Version string `protobuf:"bytes,8,opt,name=version,proto3" json:"version,omitempty"`
+	// The replica's writable disk image. For a spare: the one that it would take
+	// a copy to.
+	Disk *Disk `protobuf:"bytes,9,opt,name=disk,proto3" json:"disk,omitempty"`
+	// A spare that can boot the guest from that image: it has kept what a boot
+	// needs beside it.
+	CanBoot       bool `protobuf:"varint,10,opt,name=can_boot,json=canBoot,proto3" json:"can_boot,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -764,6 +770,20 @@ func (x *Hello) GetVersion() string {
 		return x.Version
 	}
 	return ""
+}
+
+func (x *Hello) GetDisk() *Disk {
+	if x != nil {
+		return x.Disk
+	}
+	return nil
+}
+
+func (x *Hello) GetCanBoot() bool {
+	if x != nil {
+		return x.CanBoot
+	}
+	return false
 }
 
 // Heartbeat carries a replica's progress, too.
@@ -1917,7 +1937,7 @@ const file_understudy_v1_arbiter_proto_rawDesc = "" +
 	"\x06resync\x18\x05 \x01(\v2\x15.understudy.v1.ResyncH\x00R\x06resync\x122\n" +
 	"\arefusal\x18\x06 \x01(\v2\x16.understudy.v1.RefusalH\x00R\arefusal\x12?\n" +
 	"\theartbeat\x18\a \x01(\v2\x1f.understudy.v1.ArbiterHeartbeatH\x00R\theartbeatB\x06\n" +
-	"\x04body\"\x85\x02\n" +
+	"\x04body\"\xc9\x02\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x0e\n" +
 	"\x02vm\x18\x02 \x01(\tR\x02vm\x123\n" +
@@ -1926,7 +1946,10 @@ const file_understudy_v1_arbiter_proto_rawDesc = "" +
 	"\x04mode\x18\x05 \x01(\x0e2\x13.understudy.v1.ModeR\x04mode\x12\x14\n" +
 	"\x05epoch\x18\x06 \x01(\x04R\x05epoch\x12\x19\n" +
 	"\blease_id\x18\a \x01(\x03R\aleaseId\x12\x18\n" +
-	"\aversion\x18\b \x01(\tR\aversion\"\xad\x01\n" +
+	"\aversion\x18\b \x01(\tR\aversion\x12'\n" +
+	"\x04disk\x18\t \x01(\v2\x13.understudy.v1.DiskR\x04disk\x12\x19\n" +
+	"\bcan_boot\x18\n" +
+	" \x01(\bR\acanBoot\"\xad\x01\n" +
 	"\tHeartbeat\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12'\n" +
 	"\x0fdelivered_input\x18\x02 \x01(\x04R\x0edeliveredInput\x12\x17\n" +
@@ -2076,8 +2099,9 @@ var file_understudy_v1_arbiter_proto_goTypes = []any{
 	(*Policy)(nil),           // 24: understudy.v1.Policy
 	(*ReplicaRef)(nil),       // 25: understudy.v1.ReplicaRef
 	(Mode)(0),                // 26: understudy.v1.Mode
-	(*Record)(nil),           // 27: understudy.v1.Record
-	(Reason)(0),              // 28: understudy.v1.Reason
+	(*Disk)(nil),             // 27: understudy.v1.Disk
+	(*Record)(nil),           // 28: understudy.v1.Record
+	(Reason)(0),              // 29: understudy.v1.Reason
 }
 var file_understudy_v1_arbiter_proto_depIdxs = []int32{
 	7,  // 0: understudy.v1.FromReplica.hello:type_name -> understudy.v1.Hello
@@ -2096,26 +2120,27 @@ var file_understudy_v1_arbiter_proto_depIdxs = []int32{
 	25, // 13: understudy.v1.Hello.replica:type_name -> understudy.v1.ReplicaRef
 	0,  // 14: understudy.v1.Hello.role:type_name -> understudy.v1.Role
 	26, // 15: understudy.v1.Hello.mode:type_name -> understudy.v1.Mode
-	11, // 16: understudy.v1.Outputs.outputs:type_name -> understudy.v1.Output
-	1,  // 17: understudy.v1.Output.kind:type_name -> understudy.v1.OutputKind
-	13, // 18: understudy.v1.Release.outputs:type_name -> understudy.v1.Released
-	15, // 19: understudy.v1.Probes.probes:type_name -> understudy.v1.Probe
-	27, // 20: understudy.v1.Assignment.record:type_name -> understudy.v1.Record
-	24, // 21: understudy.v1.Assignment.policy:type_name -> understudy.v1.Policy
-	28, // 22: understudy.v1.Resync.reason:type_name -> understudy.v1.Reason
-	28, // 23: understudy.v1.EpochStarted.reason:type_name -> understudy.v1.Reason
-	20, // 24: understudy.v1.EpochStarted.stats:type_name -> understudy.v1.SyncStats
-	28, // 25: understudy.v1.SyncFailed.reason:type_name -> understudy.v1.Reason
-	2,  // 26: understudy.v1.Refusal.action:type_name -> understudy.v1.Refusal.Action
-	3,  // 27: understudy.v1.Arbiter.Discover:input_type -> understudy.v1.DiscoverRequest
-	5,  // 28: understudy.v1.Arbiter.Attach:input_type -> understudy.v1.FromReplica
-	4,  // 29: understudy.v1.Arbiter.Discover:output_type -> understudy.v1.DiscoverResponse
-	6,  // 30: understudy.v1.Arbiter.Attach:output_type -> understudy.v1.ToReplica
-	29, // [29:31] is the sub-list for method output_type
-	27, // [27:29] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	27, // 16: understudy.v1.Hello.disk:type_name -> understudy.v1.Disk
+	11, // 17: understudy.v1.Outputs.outputs:type_name -> understudy.v1.Output
+	1,  // 18: understudy.v1.Output.kind:type_name -> understudy.v1.OutputKind
+	13, // 19: understudy.v1.Release.outputs:type_name -> understudy.v1.Released
+	15, // 20: understudy.v1.Probes.probes:type_name -> understudy.v1.Probe
+	28, // 21: understudy.v1.Assignment.record:type_name -> understudy.v1.Record
+	24, // 22: understudy.v1.Assignment.policy:type_name -> understudy.v1.Policy
+	29, // 23: understudy.v1.Resync.reason:type_name -> understudy.v1.Reason
+	29, // 24: understudy.v1.EpochStarted.reason:type_name -> understudy.v1.Reason
+	20, // 25: understudy.v1.EpochStarted.stats:type_name -> understudy.v1.SyncStats
+	29, // 26: understudy.v1.SyncFailed.reason:type_name -> understudy.v1.Reason
+	2,  // 27: understudy.v1.Refusal.action:type_name -> understudy.v1.Refusal.Action
+	3,  // 28: understudy.v1.Arbiter.Discover:input_type -> understudy.v1.DiscoverRequest
+	5,  // 29: understudy.v1.Arbiter.Attach:input_type -> understudy.v1.FromReplica
+	4,  // 30: understudy.v1.Arbiter.Discover:output_type -> understudy.v1.DiscoverResponse
+	6,  // 31: understudy.v1.Arbiter.Attach:output_type -> understudy.v1.ToReplica
+	30, // [30:32] is the sub-list for method output_type
+	28, // [28:30] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_understudy_v1_arbiter_proto_init() }

@@ -284,8 +284,14 @@ type Record struct {
 	// Set in SYNCING and PROTECTED.
 	Standby *ReplicaRef `protobuf:"bytes,5,opt,name=standby,proto3" json:"standby,omitempty"`
 	// Unix time in milliseconds at which this term began.
-	SinceUnixMs   int64  `protobuf:"varint,6,opt,name=since_unix_ms,json=sinceUnixMs,proto3" json:"since_unix_ms,omitempty"`
-	Reason        Reason `protobuf:"varint,7,opt,name=reason,proto3,enum=understudy.v1.Reason" json:"reason,omitempty"`
+	SinceUnixMs int64  `protobuf:"varint,6,opt,name=since_unix_ms,json=sinceUnixMs,proto3" json:"since_unix_ms,omitempty"`
+	Reason      Reason `protobuf:"varint,7,opt,name=reason,proto3,enum=understudy.v1.Reason" json:"reason,omitempty"`
+	// Disk.id of the active's image, which has all that the outside was told of;
+	// empty where the VM has no writable disk.
+	ActiveDisk string `protobuf:"bytes,8,opt,name=active_disk,json=activeDisk,proto3" json:"active_disk,omitempty"`
+	// Disk.id of the standby's image, which may be an old or unfinished one
+	// unless the mode is PROTECTED.
+	StandbyDisk   string `protobuf:"bytes,9,opt,name=standby_disk,json=standbyDisk,proto3" json:"standby_disk,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -369,6 +375,103 @@ func (x *Record) GetReason() Reason {
 	return Reason_REASON_UNSPECIFIED
 }
 
+func (x *Record) GetActiveDisk() string {
+	if x != nil {
+		return x.ActiveDisk
+	}
+	return ""
+}
+
+func (x *Record) GetStandbyDisk() string {
+	if x != nil {
+		return x.StandbyDisk
+	}
+	return ""
+}
+
+// Disk is a replica's disk image, as its stamp describes it.
+type Disk struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Random name of the image, the same for as long as its file lives.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The image held a copy that had all of its guest's writes when it was last
+	// used: no first copy and no checkpoint was being written to it.
+	Whole bool `protobuf:"varint,2,opt,name=whole,proto3" json:"whole,omitempty"`
+	// The term that the image was last used in; 0: never.
+	Term uint64 `protobuf:"varint,3,opt,name=term,proto3" json:"term,omitempty"`
+	// An operator says that the VM is to boot from this image, whatever it lacks.
+	Adopt bool `protobuf:"varint,4,opt,name=adopt,proto3" json:"adopt,omitempty"`
+	// Where it is, for people.
+	Path          string `protobuf:"bytes,5,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Disk) Reset() {
+	*x = Disk{}
+	mi := &file_understudy_v1_common_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Disk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Disk) ProtoMessage() {}
+
+func (x *Disk) ProtoReflect() protoreflect.Message {
+	mi := &file_understudy_v1_common_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Disk.ProtoReflect.Descriptor instead.
+func (*Disk) Descriptor() ([]byte, []int) {
+	return file_understudy_v1_common_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Disk) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Disk) GetWhole() bool {
+	if x != nil {
+		return x.Whole
+	}
+	return false
+}
+
+func (x *Disk) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *Disk) GetAdopt() bool {
+	if x != nil {
+		return x.Adopt
+	}
+	return false
+}
+
+func (x *Disk) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
 var File_understudy_v1_common_proto protoreflect.FileDescriptor
 
 const file_understudy_v1_common_proto_rawDesc = "" +
@@ -377,7 +480,7 @@ const file_understudy_v1_common_proto_rawDesc = "" +
 	"\n" +
 	"ReplicaRef\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
-	"\aaddress\x18\x02 \x01(\tR\aaddress\"\x90\x02\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\"\xd4\x02\n" +
 	"\x06Record\x12\x0e\n" +
 	"\x02vm\x18\x01 \x01(\tR\x02vm\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12'\n" +
@@ -385,7 +488,16 @@ const file_understudy_v1_common_proto_rawDesc = "" +
 	"\x06active\x18\x04 \x01(\v2\x19.understudy.v1.ReplicaRefR\x06active\x123\n" +
 	"\astandby\x18\x05 \x01(\v2\x19.understudy.v1.ReplicaRefR\astandby\x12\"\n" +
 	"\rsince_unix_ms\x18\x06 \x01(\x03R\vsinceUnixMs\x12-\n" +
-	"\x06reason\x18\a \x01(\x0e2\x15.understudy.v1.ReasonR\x06reason*a\n" +
+	"\x06reason\x18\a \x01(\x0e2\x15.understudy.v1.ReasonR\x06reason\x12\x1f\n" +
+	"\vactive_disk\x18\b \x01(\tR\n" +
+	"activeDisk\x12!\n" +
+	"\fstandby_disk\x18\t \x01(\tR\vstandbyDisk\"j\n" +
+	"\x04Disk\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05whole\x18\x02 \x01(\bR\x05whole\x12\x12\n" +
+	"\x04term\x18\x03 \x01(\x04R\x04term\x12\x14\n" +
+	"\x05adopt\x18\x04 \x01(\bR\x05adopt\x12\x12\n" +
+	"\x04path\x18\x05 \x01(\tR\x04path*a\n" +
 	"\x04Mode\x12\x14\n" +
 	"\x10MODE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tMODE_SOLO\x10\x01\x12\x10\n" +
@@ -429,13 +541,14 @@ func file_understudy_v1_common_proto_rawDescGZIP() []byte {
 }
 
 var file_understudy_v1_common_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_understudy_v1_common_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_understudy_v1_common_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_understudy_v1_common_proto_goTypes = []any{
 	(Mode)(0),          // 0: understudy.v1.Mode
 	(Reason)(0),        // 1: understudy.v1.Reason
 	(GuestEvent)(0),    // 2: understudy.v1.GuestEvent
 	(*ReplicaRef)(nil), // 3: understudy.v1.ReplicaRef
 	(*Record)(nil),     // 4: understudy.v1.Record
+	(*Disk)(nil),       // 5: understudy.v1.Disk
 }
 var file_understudy_v1_common_proto_depIdxs = []int32{
 	0, // 0: understudy.v1.Record.mode:type_name -> understudy.v1.Mode
@@ -460,7 +573,7 @@ func file_understudy_v1_common_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_understudy_v1_common_proto_rawDesc), len(file_understudy_v1_common_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   2,
+			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
