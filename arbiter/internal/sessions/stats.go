@@ -14,6 +14,9 @@ import (
 	"github.com/understudy-ft/understudy/arbiter/internal/histogram"
 )
 
+// kinds is one more than the greatest kind of output.
+const kinds = pb.OutputKind_OUTPUT_KIND_EVENT + 1
+
 // Stats counts, since this arbiter began to run the VM, what VMStatus has no
 // place for.
 type Stats struct {
@@ -24,7 +27,7 @@ type Stats struct {
 	// Pauses are those of resynchronizations and of first copies' ends.
 	Pauses histogram.Histogram
 	// Outputs that the active reported, by kind.
-	Outputs map[pb.OutputKind]uint64
+	Outputs [kinds]uint64
 	// Resyncs that were begun, by reason.
 	Resyncs map[pb.Reason]uint64
 	// What synchronizations compared and sent.
@@ -62,14 +65,14 @@ func (v *vm) sample(ctx context.Context) (Sample, error) {
 	var s Sample
 	err := v.do(ctx, func() {
 		s = Sample{Status: v.coreStatus(), Stats: v.stats}
-		s.Stats.Outputs, s.Stats.Resyncs = maps.Clone(v.stats.Outputs), maps.Clone(v.stats.Resyncs)
+		s.Stats.Resyncs = maps.Clone(v.stats.Resyncs)
 		s.Stats.LastFailover, s.Stats.Resyncing = proto.CloneOf(v.stats.LastFailover), proto.CloneOf(v.stats.Resyncing)
 	})
 	return s, err
 }
 
 func newStats() Stats {
-	return Stats{Outputs: map[pb.OutputKind]uint64{}, Resyncs: map[pb.Reason]uint64{}}
+	return Stats{Resyncs: map[pb.Reason]uint64{}}
 }
 
 // event counts what an event tells.
@@ -101,29 +104,33 @@ const waitingMax = 4096
 // waiting keeps when the active's outputs were reported, by their numbers.
 type waiting [waitingMax]struct {
 	epoch, id uint64
-	at        time.Time
+	at        time.Duration // since start; 0: not waiting
 }
+
+// start is before all times that are measured.
+var start = time.Now().Add(-time.Hour)
 
 // reported notes the outputs that the active's stream has brought.
 func (s *Stats) reported(w *waiting, m *pb.Outputs, at time.Time) {
-	epoch := m.GetEpoch()
+	epoch, since := m.GetEpoch(), at.Sub(start)
 	for _, o := range m.GetOutputs() {
-		if o.GetKind() > pb.OutputKind_OUTPUT_KIND_EVENT || o.GetKind() < 0 {
+		if o.GetKind() >= kinds || o.GetKind() < 0 {
 			continue // a peer of no known release sends it: not a label for it
 		}
 		s.Outputs[o.GetKind()]++
 		slot := &w[o.GetId()%waitingMax]
-		slot.epoch, slot.id, slot.at = epoch, o.GetId(), at
+		slot.epoch, slot.id, slot.at = epoch, o.GetId(), since
 	}
 }
 
 // released measures how long the outputs of a release have waited.
 func (s *Stats) released(w *waiting, m *pb.Release, at time.Time) {
+	epoch, since := m.GetEpoch(), at.Sub(start)
 	for _, o := range m.GetOutputs() {
 		slot := &w[o.GetId()%waitingMax]
-		if slot.id == o.GetId() && slot.epoch == m.GetEpoch() && !slot.at.IsZero() {
-			s.Latency.Observe(at.Sub(slot.at))
-			slot.at = time.Time{}
+		if slot.id == o.GetId() && slot.epoch == epoch && slot.at != 0 {
+			s.Latency.Observe(since - slot.at)
+			slot.at = 0
 		}
 	}
 }

@@ -22,7 +22,7 @@ func busyVM() sessions.Sample {
 	s := sample("web", pb.Mode_MODE_PROTECTED)
 	s.Status.Counters = &pb.VMCounters{OutputsReleased: 5, Failovers: 2, Mismatches: 3, CompareTimeouts: 1}
 	s.Stats.Resyncs = map[pb.Reason]uint64{pb.Reason_REASON_MISMATCH: 4, pb.Reason_REASON_LAGGING: 1}
-	s.Stats.Outputs = map[pb.OutputKind]uint64{pb.OutputKind_OUTPUT_KIND_STREAM: 6}
+	s.Stats.Outputs[pb.OutputKind_OUTPUT_KIND_STREAM] = 6
 	s.Stats.Pauses.Observe(2 * time.Millisecond)
 	s.Stats.Latency.Observe(300 * time.Microsecond)
 	s.Stats.Latency.Observe(time.Minute)

@@ -49,8 +49,11 @@ func newEventView(e *pb.Event) eventView {
 		w.what, w.level = strings.ToUpper(text[:1])+text[1:], "idle"
 	}
 	v.What, v.Level = w.what, w.level
-	if e.Reason != pb.Reason_REASON_UNSPECIFIED {
-		v.Why = sessions.Words(e.Reason)
+	switch e.Type {
+	case pb.EventType_EVENT_TYPE_SYNCING, pb.EventType_EVENT_TYPE_PROTECTED, pb.EventType_EVENT_TYPE_REPLICA_LOST:
+		// There is one reason, which the word itself says.
+	default:
+		v.Why = because(e.Reason)
 	}
 	if s := e.Stats; s != nil {
 		took := fmt.Sprintf("paused %s, %s pages sent", millis(s.PauseUs), grouped(s.PagesSent))
@@ -60,6 +63,14 @@ func newEventView(e *pb.Event) eventView {
 		v.Detail = took
 	}
 	return v
+}
+
+// because is a reason in words, or nothing.
+func because(r pb.Reason) string {
+	if r == pb.Reason_REASON_UNSPECIFIED {
+		return ""
+	}
+	return sessions.Words(r)
 }
 
 // timeline makes a list of the events of a VM, or of every VM where vm is

@@ -65,7 +65,7 @@ type selfView struct {
 	Lease                string
 	Started              moment
 	VMs, Goroutines      int
-	Memory, GoVersion    string
+	Memory               string
 }
 
 // moment is a time as a page shows it: the script puts it into the reader's own
@@ -271,7 +271,7 @@ func grouped(n uint64) string {
 func (s *Server) self(vms int) selfView {
 	v := selfView{
 		ID: s.cfg.ArbiterID, Version: s.cfg.Version, VMs: vms, Started: momentOf(s.started.UnixMilli()),
-		Goroutines: runtime.NumGoroutine(), GoVersion: runtime.Version(), Lease: "none",
+		Goroutines: runtime.NumGoroutine(), Lease: "none",
 	}
 	memory := []metrics.Sample{{Name: "/memory/classes/total:bytes"}}
 	metrics.Read(memory) // unlike ReadMemStats, it stops nobody
@@ -280,7 +280,7 @@ func (s *Server) self(vms int) selfView {
 		v.Problem = err.Error()
 	}
 	if left := s.cfg.LeaseLeft(); left > 0 {
-		v.Lease = fmt.Sprintf("good for %.1f s, renewed all the time", left.Seconds())
+		v.Lease = fmt.Sprintf("%.1f s left, renewed", left.Seconds())
 	}
 	return v
 }

@@ -337,7 +337,7 @@ func TestTimelineGroupsResynchronizations(t *testing.T) {
 		got = append(got, fmt.Sprint(e.VM, " ", e.What, " ", e.Why))
 	}
 	want := "a Resynchronizing mismatch, a Resynchronized operator, b Unprotected , a Resynchronized operator, " +
-		"a Resynchronized 3 times mismatch, a Protected new standby"
+		"a Resynchronized 3 times mismatch, a Protected "
 	if s := strings.Join(got, ", "); s != want {
 		t.Errorf("got  %s\nwant %s", s, want)
 	}
