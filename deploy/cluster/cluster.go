@@ -12,10 +12,12 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
+	"github.com/understudy-ft/understudy/services/identity"
 )
 
 // Config says what to run.
@@ -31,6 +33,9 @@ type Config struct {
 	Append string
 	// Disk is the primary's disk image, if any.
 	Disk string
+	// Certs is a directory that the certs tool has made, with a certificate for
+	// VM; empty: plain text.
+	Certs string
 	// ArbiterArgs are added to the arbiter's arguments.
 	ArbiterArgs []string
 	// ConsoleSockets makes each replica's console a unix socket, NAME.console in
@@ -116,15 +121,39 @@ func (c *Cluster) start() (err error) {
 	if err != nil {
 		return err
 	}
-	c.conn, err = grpc.NewClient(c.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	creds := insecure.NewCredentials()
+	if c.Certs != "" {
+		operator, err := identity.Load(c.files("operator"), hclog.NewNullLogger())
+		if err != nil {
+			return err
+		}
+		creds = operator.ClientCredentials(identity.ID{Role: identity.Arbiter})
+	}
+	c.conn, err = grpc.NewClient(c.GRPC, grpc.WithTransportCredentials(creds))
 	return err
+}
+
+// files are those of a party.
+func (c *Cluster) files(party string) identity.Files {
+	return identity.Files{
+		CA: filepath.Join(c.Certs, "ca.pem"), Cert: filepath.Join(c.Certs, party+".pem"), Key: filepath.Join(c.Certs, party+".key"),
+	}
+}
+
+// tlsArgs are the flags that give a party its certificate.
+func (c *Cluster) tlsArgs(party string) []string {
+	if c.Certs == "" {
+		return nil
+	}
+	f := c.files(party)
+	return []string{"--tls-ca", f.CA, "--tls-cert", f.Cert, "--tls-key", f.Key}
 }
 
 // StartArbiter starts the arbiter, or starts it again on its data.
 func (c *Cluster) StartArbiter() (err error) {
 	args := append([]string{"--listen", c.GRPC, "--http", c.HTTP, "--data-dir", filepath.Join(c.Dir, "etcd"),
 		"--log-level", c.LogLevel}, c.ArbiterArgs...)
-	c.Arbiter, err = c.run("arbiter", "arbiter", args...)
+	c.Arbiter, err = c.run("arbiter", "arbiter", append(args, c.tlsArgs("arbiter")...)...)
 	return err
 }
 
@@ -202,8 +231,8 @@ func (c *Cluster) replicaArgs(name string) []string {
 	if c.ConsoleSockets {
 		console = "unix:" + console
 	}
-	return []string{"--vm", c.VM, "--name", name, "--arbiter", c.GRPC, "--uplink", "gateway:unix:" + c.socket,
-		"--console", console, "--log-level", c.LogLevel}
+	return append([]string{"--vm", c.VM, "--name", name, "--arbiter", c.GRPC, "--uplink", "gateway:unix:" + c.socket,
+		"--console", console, "--log-level", c.LogLevel}, c.tlsArgs("replica-"+c.VM)...)
 }
 
 func (c *Cluster) replica(bin string, args ...string) (*Process, error) {
