@@ -61,10 +61,13 @@ func TestPageDuringFailOver(t *testing.T) {
 	b.until(ctx, "the take-over", "window.noted")
 	var noted int64
 	b.eval("window.noted", &noted)
-	took := time.UnixMilli(noted).Sub(killed)
-	t.Logf("the page shows the take-over %s after the kill", took)
-	if took > time.Second {
-		t.Errorf("the page shows the take-over %s after the kill, want 1 s at most", took)
+	// How long the arbiter takes to notice and decide is not the page's, and hangs
+	// on how busy the machine is.
+	decided := failedOver(ctx, t, c)
+	took, late := time.UnixMilli(noted).Sub(killed), time.UnixMilli(noted).Sub(decided)
+	t.Logf("the page shows the take-over %s after the kill, %s after the arbiter's decision", took, late)
+	if late > time.Second || took > 4*time.Second {
+		t.Error("want 1 s after the decision at most, and 4 s after the kill even on a busy machine")
 	}
 	b.until(ctx, "protection by the spare", `document.querySelector(".state").textContent.includes("Protected") && window.noted`)
 	var announced string
@@ -78,6 +81,26 @@ func TestPageDuringFailOver(t *testing.T) {
 
 	pictures(ctx, t, b, site, c.VM)
 	arbiterIsLost(ctx, t, b, c)
+}
+
+// failedOver is when the arbiter decided the fail-over, as its event says.
+func failedOver(ctx context.Context, t *testing.T, c *cluster.Cluster) time.Time {
+	t.Helper()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	events, err := c.Admin().WatchEvents(ctx, &pb.WatchEventsRequest{Vm: c.VM})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		e, err := events.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Type == pb.EventType_EVENT_TYPE_FAILOVER {
+			return time.UnixMilli(e.UnixMs)
+		}
+	}
 }
 
 // startCluster boots a VM with a standby and a spare.
