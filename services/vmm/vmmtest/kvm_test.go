@@ -3,6 +3,7 @@
 package vmmtest
 
 import (
+	"os"
 	"testing"
 
 	"github.com/understudy-ft/understudy/services/kvm"
@@ -32,9 +33,16 @@ func TestKVM(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%v, hardware: %v", speed, speed.Hardware())
+	// The software that emulates KVM on hosts without virtualization delivers
+	// level-triggered interrupts twice.
+	_, err = os.Stat("/sys/module/kvm_pvm")
+	repeats := err == nil
+	if repeats {
+		t.Log("NOT TESTED here: that interrupts are not repeated")
+	}
 	Run(t, &Target{
 		New: func(t testing.TB, c Config) (vmm.Engine, *mem.Memory) {
-			m, err := mem.NewSplit(8<<20, kvm.HoleStart, kvm.HoleEnd)
+			m, err := mem.NewSplit(4<<20, kvm.HoleStart, kvm.HoleEnd)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -49,8 +57,7 @@ func TestKVM(t *testing.T) {
 		},
 		Program: func(name string) []byte { return program(t, "x86", name) },
 		Code:    0x10_0000, Result: 0x2f_f000, Data: 0x20_0000, DataSize: 256 << 10,
-		Device: 0xd000_0000, Line: 5,
+		Device: 0xd000_0000, Line: 5, RepeatsInterrupts: repeats,
 		TickHz: func(e vmm.Engine) uint64 { return e.(*kvm.Engine).TSCHz() },
-		Mix:    30_000, Echo: 5000,
 	})
 }

@@ -23,7 +23,7 @@ func program(t testing.TB, isa, name string) []byte {
 func TestRV64(t *testing.T) {
 	Run(t, &Target{
 		New: func(t testing.TB, c Config) (vmm.Engine, *mem.Memory) {
-			m, err := mem.New(rv64.RAMBase, 8<<20)
+			m, err := mem.New(rv64.RAMBase, 4<<20)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -38,7 +38,6 @@ func TestRV64(t *testing.T) {
 		Code:    rv64.RAMBase, Result: 0x802f_f000, Data: 0x8020_0000, DataSize: 256 << 10,
 		Device: 0x1000_0000, Line: 5,
 		TickHz: func(vmm.Engine) uint64 { return rv64.TimebaseHz },
-		Mix:    2_000_000, Echo: 200_000,
 	})
 }
 

@@ -1,6 +1,7 @@
 package vmmtest
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -10,7 +11,7 @@ import (
 
 // Target is an engine under test.
 type Target struct {
-	// New returns a paused engine with at least 4 MiB of memory around Code. It
+	// New returns a paused engine with at least 4 MiB of memory from Code or 0 on. It
 	// closes both when the test ends.
 	New func(t testing.TB, c Config) (vmm.Engine, *mem.Memory)
 	// Program returns the machine code of a program in testdata.
@@ -23,10 +24,11 @@ type Target struct {
 	Device uint64
 	// Line is the interrupt line that they listen to.
 	Line uint32
+	// RepeatsInterrupts: the host of the engine has the defect that it delivers
+	// an interrupt again whose line was lowered in time.
+	RepeatsInterrupts bool
 	// TickHz is the frequency of what the program "ticker" logs.
 	TickHz func(vmm.Engine) uint64
-	// Rounds is how many rounds of "mix" and "echo" take some 100 ms.
-	Mix, Echo uint64
 }
 
 // Config is what New needs.
@@ -116,7 +118,7 @@ func (m *machine) move() *machine {
 	}
 	// The active's time went on meanwhile, and the standby is told so.
 	o.clock.Set(m.clock.Now())
-	if err := m.Close(); err != nil {
+	if err := errors.Join(m.Close(), m.mem.Close()); err != nil {
 		m.t.Error(err)
 	}
 	return o

@@ -3,7 +3,6 @@ package vmmtest
 import (
 	"testing"
 	"time"
-
 )
 
 // ticks converts a duration to what the program "ticker" logs.
@@ -11,14 +10,23 @@ func (m *machine) ticks(d time.Duration) uint64 {
 	return uint64(float64(d) / 1e9 * float64(m.target.TickHz(m.Engine)))
 }
 
-// monotonic checks that no logged time is before the one before it.
-func monotonic(t *testing.T, log []uint64) {
-	t.Helper()
-	for i := 1; i < len(log); i++ {
-		if log[i] < log[i-1] {
-			t.Fatalf("time %d runs backwards: %d after %d", i, log[i], log[i-1])
-		}
+// monotonic checks that no logged time was before the one before it.
+func (m *machine) monotonic() {
+	m.t.Helper()
+	m.device.mu.Lock()
+	defer m.device.mu.Unlock()
+	if m.device.backwards > 0 {
+		m.t.Errorf("time ran backwards %d times of %d", m.device.backwards, m.device.logged)
 	}
+}
+
+// awaitMore returns the last number logged once n more were.
+func (m *machine) awaitMore(n int) uint64 {
+	m.t.Helper()
+	logged, _ := m.device.Logged()
+	m.device.Await(m.t, logged+n)
+	_, last := m.device.Logged()
+	return last
 }
 
 const period = 5 * time.Millisecond
@@ -55,7 +63,7 @@ func timerSurvivesMoves(t *testing.T, x *Target) {
 	m.begin(x.Program("ticker"), m.ticks(period))
 	m.Resume()
 	for i := range 6 {
-		m.device.Await(t, len(m.device.Log())+2)
+		m.awaitMore(2)
 		m.Pause()
 		if i%2 == 1 {
 			time.Sleep(2 * period)
@@ -66,18 +74,19 @@ func timerSurvivesMoves(t *testing.T, x *Target) {
 		}
 		m.Resume()
 	}
-	m.device.Await(t, len(m.device.Log())+2)
+	m.awaitMore(2)
 	m.Pause()
-	monotonic(t, m.device.Log())
+	m.monotonic()
 }
 
 // timePassesInPauses: guest time does not stand still while the guest does, nor
 // while it is on its way to another engine.
 func timePassesInPauses(t *testing.T, x *Target) {
-	m := x.boot(t, "ticker", 0)
+	m := x.machine(t, NewDevice(x.Device))
+	m.begin(x.Program("ticker"), m.ticks(100*time.Microsecond))
 	m.Resume()
 	for _, move := range []bool{false, true} {
-		m.device.Await(t, len(m.device.Log())+10)
+		m.awaitMore(10)
 		m.Pause()
 		from, n := m.clock.Now(), len(m.device.Log())
 		const pause = 50 * time.Millisecond
@@ -109,19 +118,17 @@ func timeNeverRunsBackwards(t *testing.T, x *Target) {
 	first := m.device.Await(t, 1)[0]
 	from := m.clock.Now()
 	for range 15 {
-		m.device.Await(t, len(m.device.Log())+20)
+		m.awaitMore(20)
 		time.Sleep(moment(3 * time.Millisecond)) // anywhere in its loop
 		m = m.move()
 		m.Resume()
 	}
-	n := len(m.device.Log())
-	log := m.device.Await(t, n+2)
+	last := m.awaitMore(2)
 	m.Pause()
-	monotonic(t, log)
-	passed, want := log[len(log)-1]-first, m.ticks(time.Duration(m.clock.Now()-from))
+	m.monotonic()
+	passed, want := last-first, m.ticks(time.Duration(m.clock.Now()-from))
 	slack := m.ticks(20 * time.Millisecond)
 	if passed > want+slack || passed+slack < want {
 		t.Errorf("the guest saw %d ticks where %d passed", passed, want)
 	}
 }
-
