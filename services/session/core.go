@@ -120,6 +120,13 @@ func (c *Core) advance(now time.Time) {
 	for _, r := range c.replicas {
 		r.heard = r.heard.Add(gap)
 	}
+	if gap >= c.heartbeatTimeout()/2 {
+		// Who is there is not known: replicas have left because of this silence,
+		// and what is heard first was sent before it.
+		if w := c.now.Add(c.heartbeatTimeout() + 2*c.cfg.Heartbeat); w.After(c.waitUntil) {
+			c.waitUntil = w
+		}
+	}
 }
 
 // proceed does what the state calls for.

@@ -100,12 +100,12 @@ func (c *Core) decideProtected(a, s *replica) *proposal {
 	case a == nil && s == nil:
 		return c.boot()
 	case a == nil:
-		if c.waiting() && !c.lostCopy(c.record.GetActive().GetId()) {
+		if (c.waiting() || c.quiet(s)) && !c.lostCopy(c.record.GetActive().GetId()) {
 			return nil
 		}
 		return c.failOver(s, pb.Reason_REASON_LOST_REPLICA, c.record.GetActive().GetId()+" was lost")
 	case s == nil:
-		if c.waiting() && !c.lostCopy(c.record.GetStandby().GetId()) {
+		if (c.waiting() || c.quiet(a)) && !c.lostCopy(c.record.GetStandby().GetId()) {
 			return nil
 		}
 		return c.solo(a, pb.Reason_REASON_LOST_REPLICA, "the standby was lost")
@@ -114,6 +114,10 @@ func (c *Core) decideProtected(a, s *replica) *proposal {
 	}
 	return nil
 }
+
+// quiet tells whether a replica has missed heartbeats. To make it active might
+// be to give the VM to a lost one, while the other comes back.
+func (c *Core) quiet(r *replica) bool { return c.now.Sub(r.heard) > 3*c.cfg.Heartbeat }
 
 // aliveSince tells whether the active was still there some time after the
 // standby lost the feed. The standby may have lost it because the active's host

@@ -50,6 +50,9 @@
 //   - The active is not given up, and neither is the standby, on the other's
 //     word alone: a standby that loses the feed may be the first to notice that
 //     the active's host has died.
+//   - No copy is made the only one that has missed heartbeats while the other may
+//     come back, nor soon after this Core itself stood still: replicas leave
+//     because of that silence, and what is heard first was sent before it.
 //   - A guest boots on a candidate only if the keys of all replicas that may hold
 //     a copy are gone, or these say themselves that they hold none.
 //

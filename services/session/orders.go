@@ -25,6 +25,8 @@ func (c *Core) orderFailOver(t Token) {
 		err = ErrNotProtected
 	case c.pair.resync != nil || !c.pair.comparing || c.sync.failed || c.ending != 0:
 		err = ErrBusy
+	case c.quiet(s):
+		err = ErrBusy // it may be lost: the VM would go with it
 	default:
 		p := c.failOver(s, pb.Reason_REASON_OPERATOR, "ordered by an operator")
 		p.tokens = []Token{t}
