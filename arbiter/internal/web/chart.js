@@ -8,7 +8,7 @@ const charts = (() => {
   const NS = "http://www.w3.org/2000/svg";
 
   const kinds = {
-    outputs: { name: "Outputs released", unit: "per second", lines: [{ of: (p) => p.o, area: true }], label: whole },
+    outputs: { name: "Outputs released", unit: "per second", lines: [{ of: (p) => (p.alone ? null : p.o), area: true }], label: whole },
     latency: {
       name: "Added latency", unit: "ms",
       lines: [{ of: (p) => p.p50 ?? null, area: true, key: "median" }, { of: (p) => p.p99 ?? null, key: "99 %" }], label: short,

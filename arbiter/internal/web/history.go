@@ -23,6 +23,9 @@ type point struct {
 	UnixMs int64 `json:"t"`
 	// Outputs released per second since the point before.
 	Outputs float64 `json:"o"`
+	// Alone: the VM runs alone and its outputs leave without this arbiter, so
+	// that Outputs says nothing about them.
+	Alone bool `json:"alone,omitempty"`
 	// Median and 99th percentile, in milliseconds, of the delay of the outputs
 	// that were released since the point before; 0: there were none.
 	P50 float64 `json:"p50,omitempty"`
@@ -42,6 +45,7 @@ func newPoint(before, now sessions.Sample, took time.Duration, at time.Time) poi
 	p := point{UnixMs: at.UnixMilli()}
 	was, is := before.Status.GetCounters(), now.Status.GetCounters()
 	p.Outputs = float64(grown(was.GetOutputsReleased(), is.GetOutputsReleased())) / max(took.Seconds(), 0.001)
+	p.Alone = p.Outputs == 0 && now.Status.GetRecord().GetMode() != pb.Mode_MODE_PROTECTED
 	if latency := now.Stats.Latency.Since(before.Stats.Latency); latency.Count > 0 {
 		p.P50, p.P99 = ms(latency.Quantile(0.5)), ms(latency.Quantile(0.99))
 	}

@@ -309,6 +309,12 @@ func TestHistory(t *testing.T) {
 	if n := len(h.after("web", 0)); n != pointsKept {
 		t.Errorf("%d points are kept", n)
 	}
+	alone := counted(1, 1)
+	alone.Status.Record.Mode = pb.Mode_MODE_SOLO
+	h.add([]sessions.Sample{alone}, at(900))
+	if p := h.after("web", 899_000); len(p) != 1 || !p[0].Alone {
+		t.Errorf("without protection: %+v", p)
+	}
 	h.add(nil, at(1000))
 	if n := len(h.after("web", 0)); n != 0 {
 		t.Errorf("%d points of a VM that has gone", n)
