@@ -24,7 +24,8 @@ func (p ports) Write(addr uint64, _ int, v uint64) bool {
 	return addr == 0xf4
 }
 
-func TestKVM(t *testing.T) {
+// target is the kvm engine with that many CPUs.
+func target(t *testing.T, cpus int) *Target {
 	if err := kvm.Available(); err != nil {
 		t.Skipf("NOT TESTED: %v", err)
 	}
@@ -40,14 +41,14 @@ func TestKVM(t *testing.T) {
 	if repeats {
 		t.Log("NOT TESTED here: that interrupts are not repeated")
 	}
-	Run(t, &Target{
+	return &Target{
 		New: func(t testing.TB, c Config) (vmm.Engine, *mem.Memory) {
 			m, err := mem.NewSplit(4<<20, kvm.HoleStart, kvm.HoleEnd)
 			if err != nil {
 				t.Fatal(err)
 			}
 			p := &ports{}
-			e, err := kvm.New(kvm.Config{Memory: m, Bus: c.Bus, Ports: p, Clock: c.Clock, OnStop: c.OnStop})
+			e, err := kvm.New(kvm.Config{Memory: m, Bus: c.Bus, Ports: p, Clock: c.Clock, CPUs: cpus, OnStop: c.OnStop})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -59,5 +60,9 @@ func TestKVM(t *testing.T) {
 		Code:    0x10_0000, Result: 0x2f_f000, Data: 0x20_0000, DataSize: 256 << 10,
 		Device: 0xd000_0000, Line: 5, RepeatsInterrupts: repeats,
 		TickHz: func(e vmm.Engine) uint64 { return e.(*kvm.Engine).TSCHz() },
-	})
+	}
 }
+
+func TestKVM(t *testing.T) { Run(t, target(t, 1)) }
+
+func TestKVMTwoCPUs(t *testing.T) { RunSMP(t, target(t, 2)) }

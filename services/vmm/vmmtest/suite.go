@@ -12,12 +12,35 @@ import (
 	"github.com/understudy-ft/understudy/services/vmm"
 )
 
+type test struct {
+	name string
+	test func(*testing.T, *Target)
+}
+
+func run(t *testing.T, x *Target, tests []test) {
+	for _, c := range tests {
+		t.Run(c.name, func(t *testing.T) { c.test(t, x) })
+	}
+}
+
+// RunSMP runs what is different on machines with two CPUs, which needs the
+// program "smp".
+func RunSMP(t *testing.T, x *Target) {
+	run(t, x, []test{
+		{"MovesAllCPUs", func(t *testing.T, x *Target) { moves(t, x, "smp") }},
+		{"PauseIsQuickAndWhole", pauseIsQuick},
+		{"OwnStop", ownStop},
+		{"StopInOnStop", stopInOnStop},
+		{"InterruptsSurviveMoves", interruptsSurviveMoves},
+		{"Idle", idle},
+		{"TimerSurvivesMoves", timerSurvivesMoves},
+		{"HostileCode", hostileCode},
+	})
+}
+
 // Run runs the whole suite.
 func Run(t *testing.T, x *Target) {
-	for _, c := range []struct {
-		name string
-		test func(*testing.T, *Target)
-	}{
+	run(t, x, []test{
 		{"BeginsPaused", beginsPaused},
 		{"PauseIsQuickAndWhole", pauseIsQuick},
 		{"OwnStop", ownStop},
@@ -38,9 +61,7 @@ func Run(t *testing.T, x *Target) {
 		{"HostileAccesses", hostileAccesses},
 		{"HostileCode", hostileCode},
 		{"RefusesStates", refusesStates},
-	} {
-		t.Run(c.name, func(t *testing.T) { c.test(t, x) })
-	}
+	})
 }
 
 // moment is a random short time, for guests to be met anywhere.
