@@ -38,6 +38,10 @@ type Config struct {
 	Certs string
 	// ArbiterArgs are added to the arbiter's arguments.
 	ArbiterArgs []string
+	// HeartbeatTimeout is how long a process may be silent before the others
+	// count it as lost; empty for the programs' default. Tests of what is not a
+	// loss set it high, because a busy machine lets processes wait.
+	HeartbeatTimeout string
 	// ConsoleSockets makes each replica's console a unix socket, NAME.console in
 	// Dir, instead of a file.
 	ConsoleSockets bool
@@ -153,6 +157,7 @@ func (c *Cluster) tlsArgs(party string) []string {
 func (c *Cluster) StartArbiter() (err error) {
 	args := append([]string{"--listen", c.GRPC, "--http", c.HTTP, "--data-dir", filepath.Join(c.Dir, "etcd"),
 		"--log-level", c.LogLevel}, c.ArbiterArgs...)
+	args = append(args, c.patience()...)
 	c.Arbiter, err = c.run("arbiter", "arbiter", append(args, c.tlsArgs("arbiter")...)...)
 	return err
 }
@@ -231,8 +236,17 @@ func (c *Cluster) replicaArgs(name string) []string {
 	if c.ConsoleSockets {
 		console = "unix:" + console
 	}
-	return append([]string{"--vm", c.VM, "--name", name, "--arbiter", c.GRPC, "--uplink", "gateway:unix:" + c.socket,
-		"--console", console, "--log-level", c.LogLevel}, c.tlsArgs("replica-"+c.VM)...)
+	args := append([]string{"--vm", c.VM, "--name", name, "--arbiter", c.GRPC, "--uplink", "gateway:unix:" + c.socket,
+		"--console", console, "--log-level", c.LogLevel}, c.patience()...)
+	return append(args, c.tlsArgs("replica-"+c.VM)...)
+}
+
+// patience is the flag that says how long a silent process is waited for.
+func (c *Cluster) patience() []string {
+	if c.HeartbeatTimeout == "" {
+		return nil
+	}
+	return []string{"--heartbeat-timeout", c.HeartbeatTimeout}
 }
 
 func (c *Cluster) replica(bin string, args ...string) (*Process, error) {

@@ -20,6 +20,10 @@ const (
 	guest = "../../build/guest/rv64"
 )
 
+// patience is the heartbeat time-out of these tests. A killed process is lost
+// at once, by its broken streams; that a busy machine lets one wait is no loss.
+const patience = "5s"
+
 // limit bounds any wait for a state that is sure to come.
 const limit = 2 * time.Minute
 
@@ -36,6 +40,9 @@ func TestMain(m *testing.M) {
 func start(t *testing.T, cfg cluster.Config, secondaries int) *cluster.Cluster {
 	t.Helper()
 	cfg.Bin, cfg.Guest = bin, guest
+	if cfg.HeartbeatTimeout == "" {
+		cfg.HeartbeatTimeout = patience
+	}
 	if cfg.Dir == "" {
 		cfg.Dir = t.TempDir()
 	}

@@ -105,7 +105,7 @@ func (l *life) attachToArbiter() {
 	a := &attachment{life: l}
 	l.attachment = a
 	n := l.firstArbiter % len(l.cfg.Arbiters)
-	l.attach = feed.NewAttach(slices.Concat(l.cfg.Arbiters[n:], l.cfg.Arbiters[:n]), l.hello.Load, a, feed.Config{Credentials: l.cfg.Identity.ClientCredentials(anArbiter)})
+	l.attach = feed.NewAttach(slices.Concat(l.cfg.Arbiters[n:], l.cfg.Arbiters[:n]), l.hello.Load, a, feed.Config{SilentAfter: l.cfg.Silence, Credentials: l.cfg.Identity.ClientCredentials(anArbiter)})
 }
 
 // reattach ends the stream to the arbiter; a new one says Hello anew.

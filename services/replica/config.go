@@ -36,6 +36,9 @@ type Config struct {
 	// OrSpare: where the arbiter refuses to boot Guest, because the VM runs
 	// already, this replica becomes a spare.
 	OrSpare bool
+	// Silence is how long the arbiter or the other copy may be silent before it
+	// counts as lost; 0 is package feed's default.
+	Silence time.Duration
 	// DiskPath is the local disk image. A spare's is made as needed; empty for a
 	// spare means a temporary file where the guest has a disk.
 	DiskPath string

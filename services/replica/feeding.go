@@ -139,7 +139,7 @@ func (f *feeding) dial(hello *pb.FeedHello) (*feed.Active, error) {
 	// The guest's memory goes to a replica of its own VM alone.
 	creds := f.life.cfg.Identity.ClientCredentials(identity.ID{Role: identity.Replica, Name: f.life.cfg.VM})
 	for {
-		a, _, err := feed.Dial(ctx, f.to.GetAddress(), f.term, hello, f.life.worker.guestTime, f, feed.Config{Credentials: creds})
+		a, _, err := feed.Dial(ctx, f.to.GetAddress(), f.term, hello, f.life.worker.guestTime, f, feed.Config{SilentAfter: f.life.cfg.Silence, Credentials: creds})
 		if err == nil || ctx.Err() != nil || !errors.Is(err, feed.ErrRefused) {
 			return a, err
 		}

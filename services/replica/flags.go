@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -23,8 +24,13 @@ type Flags struct {
 	vm, listen, advertise, uplink, console, disk, name *string
 	adopt                                              *bool
 	arbiters                                           *cli.List
+	silence                                            *time.Duration
 	identity                                           *identity.Flags
 }
+
+// minSilence is twice the interval of heartbeats, below which every peer would
+// count as lost.
+const minSilence = 100 * time.Millisecond
 
 // vmName keeps names usable as etcd keys, file names and metric labels.
 var vmName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$`)
@@ -41,6 +47,7 @@ func AddFlags(cmd *cli.Command) *Flags {
 		adopt:     cmd.Bool("disk-adopt", false, "take the image of --disk for this VM's, whatever its stamp and the VM's record say:\nwhat a newer image has is lost. To be given once, not for good"),
 		name:      cmd.String("name", "", "`NAME` that this replica's identity begins with (default: the host's name)"),
 		arbiters:  cli.NewList("127.0.0.1:7400"),
+		silence:   cmd.Duration("heartbeat-timeout", 400*time.Millisecond, "`TIME` after which a silent arbiter or other copy counts as lost"),
 		identity:  identity.AddFlags(cmd),
 	}
 	cmd.Var(f.arbiters, "arbiter", "`ADDR` of the arbiter; several separated by commas")
@@ -75,6 +82,9 @@ func (f *Flags) Config(log hclog.Logger) (cfg Config, closeAll func(), err error
 			return cfg, nil, err
 		}
 	}
+	if *f.silence < minSilence {
+		return cfg, nil, fmt.Errorf("--heartbeat-timeout %s: must be at least %s (%w)", *f.silence, minSilence, cli.ErrUsage)
+	}
 	if err := uplink.Check(*f.uplink); err != nil {
 		return cfg, nil, fmt.Errorf("--uplink: %w (%w)", err, cli.ErrUsage)
 	}
@@ -104,7 +114,7 @@ func (f *Flags) Config(log hclog.Logger) (cfg Config, closeAll func(), err error
 	}
 	return Config{
 		VM: *f.vm, Name: name, Arbiters: f.arbiters.Values, Listen: *f.listen, Advertise: *f.advertise, Identity: self,
-		Uplink: *f.uplink, Console: out, ConsoleInput: in, DiskPath: *f.disk, DiskAdopt: *f.adopt, Version: cli.Version(), Log: log,
+		Uplink: *f.uplink, Console: out, ConsoleInput: in, DiskPath: *f.disk, Silence: *f.silence, DiskAdopt: *f.adopt, Version: cli.Version(), Log: log,
 	}, closeAll, nil
 }
 

@@ -42,7 +42,7 @@ func Run(ctx context.Context, cfg Config) error {
 				return l.accept(s, term, hello)
 			}
 			return nil, nil, errors.New("this replica is starting")
-		}, feed.Config{}))
+		}, feed.Config{SilentAfter: cfg.Silence}))
 	healthpb.RegisterHealthServer(server, wellness{now: &now})
 	served := make(chan struct{})
 	go func() {
