@@ -162,15 +162,15 @@ func (c *Cluster) StartArbiter() (err error) {
 	return err
 }
 
-// StartPrimary boots the VM.
-func (c *Cluster) StartPrimary() (*Process, error) {
+// StartPrimary boots the VM, with more args beside the usual ones.
+func (c *Cluster) StartPrimary(more ...string) (*Process, error) {
 	args := c.replicaArgs("primary")
 	args = append(args, "--kernel", filepath.Join(c.Guest, "Image"), "--initrd", filepath.Join(c.Guest, "initrd"),
 		"--memory", c.Memory, "--append", c.kernelLine())
 	if c.Disk != "" {
 		args = append(args, "--disk", c.Disk)
 	}
-	return c.replica("primary", args...)
+	return c.replica("primary", append(args, more...)...)
 }
 
 // StartStandalone runs the guest without protection on the cluster's gateway.

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"crypto/rand"
 	"fmt"
 	"net"
@@ -10,7 +11,9 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 
@@ -286,4 +289,127 @@ func stamp(t *testing.T, image string) disk.Stamp {
 		t.Fatalf("stamp of %s: %v, %v", image, ok, err)
 	}
 	return s
+}
+
+// Everything is killed while checkpoints are being taken and written to the
+// standby's image, again and again: what comes up has all that was
+// acknowledged.
+func TestColdRestartDuringCheckpoints(t *testing.T) {
+	image := ext4(t)
+	second := filepath.Join(t.TempDir(), "secondary.img")
+	c := start(t, withDisk(image), 0)
+	if _, err := c.StartSecondary("--disk", second); err != nil {
+		t.Fatal(err)
+	}
+	after := uint64(0)
+	for round := range 2 {
+		s := wait(t, c, "protection", mode(pb.Mode_MODE_PROTECTED, after))
+		after = s.GetRecord().GetTerm()
+		l := begin(t, c)
+		ctx, cancel := context.WithCancel(deadline(t))
+		resyncs := make(chan int)
+		go func() {
+			n := 0
+			for ctx.Err() == nil {
+				if _, err := c.Admin().Resync(ctx, &pb.ResyncRequest{Vm: c.VM}); err == nil {
+					n++
+				}
+				select {
+				case <-ctx.Done():
+				case <-time.After(20 * time.Millisecond): // the guests are to run, too
+				}
+			}
+			resyncs <- n
+		}()
+		// Another moment of a checkpoint each time.
+		progress(t, l, 100+int64(round)*37)
+		c.KillAll()
+		cancel()
+		n := <-resyncs
+		if n < 3 {
+			t.Errorf("%d resynchronizations", n)
+		}
+		// Which copy is active may have changed in a busy machine. One image is
+		// whole at any time, and what is said to be whole is.
+		whole := 0
+		for _, path := range []string{image, second} {
+			s := stamp(t, path)
+			t.Logf("%d resynchronizations; %s is %s of term %d", n, filepath.Base(path), s.State, s.Term)
+			if s.Whole() {
+				whole++
+				fsck(t, path, true)
+			}
+		}
+		if whole == 0 {
+			t.Error("no image is whole")
+		}
+		restart(t, c, c.Replicas...)
+		survived(t, c, l)
+	}
+}
+
+// A primary whose image is another VM's, or whose record is lost, says so; an
+// operator can overrule it. Once taken, the image is the VM's.
+func TestDiskAdopt(t *testing.T) {
+	image := ext4(t)
+	cfg := withDisk(image)
+	cfg.VM = "first"
+	c := start(t, cfg, 0)
+	l := begin(t, c)
+	c.KillAll()
+	survivor := stamp(t, image)
+	other := func(vm, data string, args ...string) string {
+		t.Helper()
+		arbiter := exec.Command(filepath.Join(bin, "arbiter"), "--listen", c.GRPC, "--http", "off", "--data-dir", data)
+		arbiter.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		if err := arbiter.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			_ = arbiter.Process.Kill() // it served one question
+			_ = arbiter.Wait()
+		}()
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		args = append([]string{"--vm", vm, "--arbiter", c.GRPC, "--kernel", filepath.Join(guest, "Image"), "--disk", image}, args...)
+		out, err := exec.CommandContext(ctx, filepath.Join(bin, "primary"), args...).CombinedOutput()
+		if err == nil || ctx.Err() != nil {
+			t.Fatalf("VM %s boots from it:\n%s", vm, out)
+		}
+		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+		return lines[len(lines)-1]
+	}
+	if word := other("second", t.TempDir()); !strings.Contains(word, "is VM first's, not second's") {
+		t.Errorf("another VM's image: %s", word)
+	}
+	if word := other("first", t.TempDir()); !strings.Contains(word, "etcd has no record of VM first") || !strings.Contains(word, "--disk-adopt") {
+		t.Errorf("the record is lost: %s", word)
+	}
+	if word := other("first", t.TempDir(), "--standalone"); !strings.Contains(word, "belongs to the protected VM first") {
+		t.Errorf("standalone: %s", word)
+	}
+	if s := stamp(t, image); s != survivor {
+		t.Errorf("refused starts have changed the stamp from %+v to %+v", survivor, s)
+	}
+	if err := os.RemoveAll(filepath.Join(c.Dir, "etcd")); err != nil {
+		t.Fatal(err)
+	}
+	restart(t, c)
+	p, err := c.StartPrimary("--disk-adopt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	survived(t, c, l)
+	if s := stamp(t, image); s.Disk == survivor.Disk || s.State != disk.Active {
+		t.Errorf("taken, its stamp is %+v, was %+v", s, survivor)
+	}
+	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.StartPrimary(); err != nil { // it is the VM's now
+		t.Fatal(err)
+	}
+	if err := c.DialRedis(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
 }

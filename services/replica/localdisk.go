@@ -60,7 +60,7 @@ func openLocalDisk(cfg *Config) (*localDisk, error) {
 		found = fresh
 	}
 	d.stamp = found
-	if cfg.Guest != nil && cfg.Guest.Disk != nil && !cfg.Guest.Disk.ReadOnly() {
+	if found.Disk == fresh.Disk && cfg.Guest != nil && cfg.Guest.Disk != nil && !cfg.Guest.readOnly() {
 		if err := disk.WriteStamp(d.path, d.stamp); err != nil {
 			return nil, fmt.Errorf("--disk: %w", err)
 		}

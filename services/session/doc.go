@@ -55,6 +55,10 @@
 //     because of that silence, and what is heard first was sent before it.
 //   - A guest boots on a candidate only if the keys of all replicas that may hold
 //     a copy are gone, or these say themselves that they hold none.
+//   - It boots from a disk only if that has all that the outside was told of: the
+//     record names the active's image, and in PROTECTED, and after an end that
+//     both guests made, the standby's is as good unless it says that a
+//     checkpoint was being written to it.
 //
 // Limits: the lag of the feed is no reason to drop a standby (Policy has no
 // bound for it); a first copy during which either replica loses the arbiter
