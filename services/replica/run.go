@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
@@ -55,11 +56,13 @@ func Run(ctx context.Context, cfg Config) error {
 		server.Stop()
 		<-served
 	}()
+	var pause time.Duration
 	for {
 		l, err := newLife(cfg, advertise)
 		if err != nil {
 			return err
 		}
+		began := time.Now()
 		now.Store(l)
 		err = l.run(ctx)
 		now.Store(nil)
@@ -73,10 +76,28 @@ func Run(ctx context.Context, cfg Config) error {
 				return fmt.Errorf("close the disk image: %w", err)
 			}
 		}
-		cfg.Log.Warn("starting over as a spare", "why", err)
 		cfg.Guest = nil
+		// A life that ended soon is likely to end so again, such as for want of
+		// room for the disk: the VM is not to be troubled by it all the time.
+		if time.Since(began) > longLife {
+			pause = 0
+		}
+		cfg.Log.Warn("starting over as a spare", "why", err, "in", pause)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+		pause = min(max(2*pause, firstPause), maxPause)
 	}
 }
+
+// The pause before a new life doubles with each short one.
+const (
+	longLife   = time.Minute
+	firstPause = 250 * time.Millisecond
+	maxPause   = 10 * time.Second
+)
 
 // callers says who may call a replica of the VM: another replica of the VM
 // feeds it, anyone asks after its health.
