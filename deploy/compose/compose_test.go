@@ -28,10 +28,11 @@ const (
 // there after all was switched off and on again.
 func TestLosses(t *testing.T) {
 	p := newProject(t)
-	p.do("up", "--detach")
+	p.start()
 	s := p.protected(0)
 	load := p.report("POST /load?writers=3&readers=2")
 	p.progress("after the start")
+	p.healthy("etcd-1", "etcd-2", "etcd-3", "arbiter-1", "arbiter-2", "primary", "secondary-1", "secondary-2", "client")
 
 	var lost string // the service that is away
 	for _, step := range []struct {

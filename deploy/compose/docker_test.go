@@ -38,7 +38,7 @@ func newProject(t *testing.T) *project {
 	if out, err := exec.Command("docker", "info").CombinedOutput(); err != nil {
 		t.Skipf("SKIPPED, NOT TESTED: no Docker engine answers: %v\n%s", err, out)
 	}
-	p := &project{t: t, name: fmt.Sprintf("understudy-test-%d", os.Getpid())}
+	p := &project{t: t, name: fmt.Sprintf("understudy-test-%d-%s", os.Getpid(), strings.ToLower(t.Name()))}
 	for _, c := range [][]string{{"docker", "compose"}, {"docker-compose"}} {
 		if exec.Command(c[0], append(c[1:], "version")...).Run() == nil {
 			p.compose = c
@@ -53,13 +53,19 @@ func newProject(t *testing.T) *project {
 	p.service = fmt.Sprintf("10.%d.%d", 96+n%32, n/32%256)
 	p.env = append(os.Environ(), "COMPOSE_PROJECT_NAME="+p.name, "UNDERSTUDY_MGMT="+p.mgmt, "UNDERSTUDY_SERVICE="+p.service,
 		fmt.Sprintf("UNDERSTUDY_PAGE=%d", freeDecade(t)))
-	t.Cleanup(func() {
-		if t.Failed() {
+	return p
+}
+
+// start brings the project up, and takes it down after the test.
+func (p *project) start() {
+	p.t.Helper()
+	p.t.Cleanup(func() {
+		if p.t.Failed() {
 			p.keepLogs()
 		}
-		p.do("down", "--volumes", "--timeout", "2")
+		p.do("down", "--volumes", "--timeout", "3")
 	})
-	return p
+	p.do("up", "--detach")
 }
 
 // freeDecade returns a tenth of ports of which the first two are free.
