@@ -1,0 +1,106 @@
+package api
+
+import (
+	"context"
+	"encoding/binary"
+	"io"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+
+	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
+	"github.com/understudy-ft/understudy/services/fence"
+	"github.com/understudy-ft/understudy/services/session"
+
+	"github.com/understudy-ft/understudy/arbiter/internal/events"
+	"github.com/understudy-ft/understudy/arbiter/internal/sessions"
+)
+
+// leaseless is an arbiter that never gets a lease, so that it owns nothing.
+type leaseless struct{}
+
+func (leaseless) Grant() fence.Grant { return fence.Grant{} }
+
+// saidStream is that of a replica that has said what it had to and is gone.
+type saidStream struct {
+	grpc.ServerStream
+	ctx  context.Context
+	said []*pb.FromReplica
+}
+
+func (s *saidStream) Context() context.Context   { return s.ctx }
+func (s *saidStream) Send(m *pb.ToReplica) error { return nil }
+func (s *saidStream) SendMsg(any) error          { return nil }
+func (s *saidStream) Recv() (*pb.FromReplica, error) {
+	if len(s.said) == 0 {
+		return nil, io.EOF
+	}
+	m := s.said[0]
+	s.said = s.said[1:]
+	return m, nil
+}
+
+// FuzzAttach gives the Attach service messages in any order, of any content.
+// The stream ends, whatever it says, and a VM that it caused ends with it.
+func FuzzAttach(f *testing.F) {
+	say := func(messages ...*pb.FromReplica) (data []byte) {
+		for _, m := range messages {
+			b, err := proto.Marshal(m)
+			if err != nil {
+				f.Fatal(err)
+			}
+			data = append(binary.BigEndian.AppendUint16(data, uint16(len(b))), b...)
+		}
+		return data
+	}
+	hello := &pb.FromReplica{Term: 3, Body: &pb.FromReplica_Hello{Hello: &pb.Hello{
+		Protocol: session.ProtocolVersion, Vm: "web", Role: pb.Role_ROLE_ACTIVE, Mode: pb.Mode_MODE_SOLO, Epoch: 1, LeaseId: 7,
+		Replica: &pb.ReplicaRef{Id: "r-1", Address: "h:1"},
+	}}}
+	outputs := &pb.FromReplica{Term: 3, Body: &pb.FromReplica_Outputs{Outputs: &pb.Outputs{Epoch: 1, Outputs: []*pb.Output{
+		{Id: 1, Kind: pb.OutputKind_OUTPUT_KIND_STREAM, End: ^uint64(0), Digest: []byte{1}}, nil}}}}
+	f.Add(say(hello, outputs))
+	f.Add(say(hello, hello))
+	f.Add(say(outputs))
+	f.Add(say(hello, &pb.FromReplica{}))
+	f.Add(say(hello, &pb.FromReplica{Body: &pb.FromReplica_Left{}}))
+	f.Add(say(&pb.FromReplica{Body: &pb.FromReplica_Hello{Hello: &pb.Hello{Protocol: session.ProtocolVersion, Vm: "../web"}}}))
+
+	client, err := fence.Connect([]string{"127.0.0.1:1"}, nil) // nobody is there
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { client.Close() })
+	vms := sessions.New(sessions.Config{Store: fence.NewStore(client), Lease: leaseless{}, Self: fence.Owner{ID: "A"},
+		Events: events.New(10), Log: hclog.NewNullLogger()})
+	service := &arbiter{cfg: Config{VMs: vms, Log: hclog.NewNullLogger()}}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		stream := &saidStream{ctx: ctx}
+		for len(data) >= 2 {
+			n := min(int(binary.BigEndian.Uint16(data)), len(data)-2)
+			m := new(pb.FromReplica)
+			if proto.Unmarshal(data[2:2+n], m) == nil {
+				stream.said = append(stream.said, m)
+			}
+			data = data[2+n:]
+		}
+		_ = service.Attach(stream) // however it ends
+		if ctx.Err() != nil {
+			t.Fatal("the stream did not end")
+		}
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for len(vms.Local(ctx)) > 0 {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				t.Fatal("a VM without a replica and an owner stays")
+			}
+		}
+	})
+}
