@@ -51,7 +51,9 @@ func newProject(t *testing.T) *project {
 	n := os.Getpid()
 	p.mgmt = fmt.Sprintf("10.%d.%d", 64+n%32, n/32%256)
 	p.service = fmt.Sprintf("10.%d.%d", 96+n%32, n/32%256)
-	p.env = append(os.Environ(), "COMPOSE_PROJECT_NAME="+p.name, "UNDERSTUDY_MGMT="+p.mgmt, "UNDERSTUDY_SERVICE="+p.service,
+	// All hosts share this machine with whatever else it does: a replica that
+	// gets no processor for a while must not count as lost.
+	p.env = append(os.Environ(), "UNDERSTUDY_HEARTBEAT_TIMEOUT=1s", "COMPOSE_PROJECT_NAME="+p.name, "UNDERSTUDY_MGMT="+p.mgmt, "UNDERSTUDY_SERVICE="+p.service,
 		fmt.Sprintf("UNDERSTUDY_PAGE=%d", freeDecade(t)))
 	return p
 }
