@@ -8,7 +8,7 @@ PACKAGES := $(MODULES:%=./%/...)
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X github.com/understudy-ft/understudy/services/cli.release=$(VERSION)
 
-.PHONY: all help build tools proto guest demo check lint test race soak e2e bench clean
+.PHONY: all help build tools proto guest demo check lint test race soak e2e guest-x86 lab images compose-test bench clean
 
 all: build
 
@@ -44,13 +44,15 @@ lint: tools ## formatting, vet, staticcheck, buf lint, generated code is current
 	$(TOOLS)/buf lint
 	deploy/check-generated
 
-# The race detector needs cgo. It slows the interpreter too much, and the
-# simulation, which has one goroutine, for nothing: these run without it.
-RACE_OUT := services/rv64|services/machine|services/sim|deploy/e2e
+# The race detector needs cgo. It slows the interpreter and emulated machines too
+# much, and the simulation, which has one goroutine, for nothing: these run
+# without it. What runs whole deployments has targets of its own.
+PLAIN := services/(rv64|machine|sim|kvm|vmm)|deploy/(guest|compose)
+WHOLE := deploy/(e2e|lab)
 
 race: guest ## unit tests, under the race detector where it helps
-	CGO_ENABLED=1 $(GO) test -race -timeout 15m $$($(GO) list $(PACKAGES) | grep -vE '$(RACE_OUT)')
-	SEEDS=2000 $(GO) test -timeout 15m $$($(GO) list $(PACKAGES) | grep -E '$(RACE_OUT)' | grep -v deploy/e2e)
+	CGO_ENABLED=1 $(GO) test -race -timeout 15m $$($(GO) list $(PACKAGES) | grep -vE '$(PLAIN)|$(WHOLE)')
+	SEEDS=2000 $(GO) test -timeout 15m $$($(GO) list $(PACKAGES) | grep -E '$(PLAIN)')
 
 SEEDS ?= 20000
 soak: ## many seeds of the simulation: make soak SEEDS=100000
@@ -58,6 +60,18 @@ soak: ## many seeds of the simulation: make soak SEEDS=100000
 
 e2e: build guest ## real processes, a real guest, real kills
 	$(GO) test -count=1 -timeout 20m -v ./deploy/e2e/...
+
+guest-x86: ## a Debian amd64 guest with Redis into build/guest/x86
+	@$(GO) run ./deploy/guest --arch amd64 --out build/guest/x86
+
+lab: build guest-x86 ## emulated KVM hosts
+	$(GO) test -count=1 -timeout 20m -v ./deploy/lab/...
+
+images: ## FROM scratch container images
+	deploy/images/build
+
+compose-test: images guest ## the compose deployment, loaded and broken piece by piece
+	COMPOSE_TEST=1 $(GO) test -count=1 -timeout 20m -v ./deploy/compose/...
 
 test: lint race e2e ## everything
 
