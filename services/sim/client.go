@@ -124,8 +124,8 @@ func (c *client) hear(frame []byte) {
 	p.Parse(frame)
 	switch p.Form {
 	case packet.UDP:
-		var client, n, value int
-		if _, err := fmt.Sscanf(string(p.Payload), "%d %d %d", &client, &n, &value); err != nil || client != c.number {
+		client, n, value, _, ok := parseAnswer(string(p.Payload))
+		if !ok || client != c.number {
 			w.fail("the guest sent %q to client %d", p.Payload, c.number)
 			return
 		}
@@ -170,11 +170,9 @@ func (c *client) read(s *stack, e *clientEnd) {
 		if !ok {
 			break
 		}
-		var client, n, value int
-		var rest string
-		got, _ := fmt.Sscanf(line, "%d %d %d %s", &client, &n, &value, &rest)
+		client, n, value, rest, ok := parseAnswer(line)
 		switch {
-		case got < 3 || client != c.number || n > c.n:
+		case !ok || client != c.number || n > c.n:
 			w.fail("stream: client %d reads %.60q", c.number, line)
 			return
 		case e.endpoint != c.conn:

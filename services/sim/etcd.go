@@ -161,6 +161,9 @@ func (e *etcd) commit(v *vm, a *arbiter, lease int64, c session.Commit) session.
 	if c.Record.GetTerm() <= n.record.GetTerm() {
 		w.fail("rule 2: the term of %s goes from %d to %d", v.name, n.record.GetTerm(), c.Record.GetTerm())
 	}
+	if c.Record.GetReason() == pb.Reason_REASON_BOOT && n.record != nil {
+		v.check.boots(c.Record.GetActive().GetId())
+	}
 	w.log("etcd: %s term %d %s active %s standby %s", v.name, c.Record.GetTerm(), c.Record.GetMode(), c.Record.GetActive().GetId(), c.Record.GetStandby().GetId())
 	n.record = c.Record
 	e.revision++

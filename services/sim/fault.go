@@ -35,14 +35,19 @@ func (w *world) fault() {
 		{"network cut", w.cutNetwork},
 		{"network cut one way", w.cutOneWay},
 		{"feed cut", v.cutFeed},
-		{"process cut off", w.isolate},
-		{"order to fail over", func() bool { return v.order(session.FailOver{}) }},
+		{"process cut off", w.cutOff},
+		{"order to fail over", func() bool { return v.survivable() && v.order(session.FailOver{}) }},
 		{"order to resynchronize", func() bool { return v.order(session.ResyncNow{}) }},
+		{"network slow", v.slowLink},
 		{"trap", func() bool { return w.setTrap(v) }},
 		{"trap", func() bool { return w.setTrap(v) }},
 		{"trap", func() bool { return w.setTrap(v) }},
 	}
 	k := kinds[w.rng.IntN(len(kinds))]
+	if w.opt.candidates && w.chance(0.3) && v.candidate() {
+		w.faults["active alone cut off, candidate started"]++
+		return
+	}
 	if k.try() && k.name != "trap" {
 		w.faults[k.name]++
 	}
@@ -254,6 +259,25 @@ func (w *world) cutSome(bothWays bool) bool {
 func (w *world) cutNetwork() bool { return w.cutSome(true) }
 func (w *world) cutOneWay() bool  { return w.cutSome(false) }
 
+// slowLink makes the network slow from one process to another: often on the way
+// of the releases.
+func (v *vm) slowLink() bool {
+	w := v.w
+	all := w.all()
+	from, to := all[w.rng.IntN(len(all))], all[w.rng.IntN(len(all))]
+	if a, r := v.entry.owner, v.host(v.record().GetActive().GetId()); a != nil && r != nil && w.chance(0.5) {
+		from, to = a.process, r.process
+	}
+	if from == to {
+		return false
+	}
+	key := [2]*process{from, to}
+	w.slow[key] = w.between(10*time.Millisecond, 80*time.Millisecond)
+	w.log("network from %s to %s takes %v", from.name, to.name, w.slow[key])
+	w.schedule(w.now+w.between(100*time.Millisecond, 2*time.Second), func() { delete(w.slow, key) })
+	return true
+}
+
 // cutFeed cuts the copies from each other, which both reach all others.
 func (v *vm) cutFeed() bool {
 	a, s := v.host(v.record().GetActive().GetId()), v.host(v.record().GetStandby().GetId())
@@ -268,19 +292,42 @@ func (v *vm) cutFeed() bool {
 	return true
 }
 
-// isolate cuts one process off from all others.
-func (w *world) isolate() bool {
+// cutOff cuts any process off from all others.
+func (w *world) cutOff() bool {
 	all := w.all()
-	p := all[w.rng.IntN(len(all))]
-	d := w.between(50*time.Millisecond, 4*time.Second)
+	w.isolate(all[w.rng.IntN(len(all))], w.between(50*time.Millisecond, 4*time.Second))
+	return true
+}
+
+func (w *world) isolate(p *process, d time.Duration) {
 	w.log("%s is cut off for %v", p.name, d)
-	for _, o := range all {
+	for _, o := range w.all() {
 		if o != p {
 			w.cutFor(p, o, d)
 			w.cutFor(o, p, d)
 		}
 	}
-	return true
+}
+
+// candidate cuts an active off that is alone, for long, and starts a candidate
+// for the VM. If the active's lease runs out first, the guest is lost.
+func (v *vm) candidate() bool {
+	w, rec := v.w, v.record()
+	if rec.GetMode() != pb.Mode_MODE_SOLO && rec.GetMode() != pb.Mode_MODE_SYNCING {
+		return false
+	}
+	a := v.host(rec.GetActive().GetId())
+	for _, r := range v.hosts {
+		if a == nil || r == a || r.dead || r.guest != nil || r.staged != nil {
+			continue
+		}
+		w.isolate(a.process, w.between(time.Second, 7*time.Second))
+		r.end()
+		r.boot = true
+		r.restart()
+		return true
+	}
+	return false
 }
 
 // order is an operator's.
@@ -299,6 +346,7 @@ func (w *world) heal() {
 	w.calm, w.trap = true, nil
 	w.log("everything heals")
 	clear(w.cuts)
+	clear(w.slow)
 	w.etcd.leaderless = 0
 	for _, a := range w.arbiters {
 		a.stopped = 0

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -69,6 +70,35 @@ type question struct {
 	client, n int
 	op        string
 	by        connKey
+}
+
+// parseQuestion reads "client n op" and maybe more.
+func parseQuestion(s string) (q question, ok bool) {
+	f := strings.SplitN(s, " ", 4)
+	if len(f) < 3 {
+		return q, false
+	}
+	var err1, err2 error
+	q.client, err1 = strconv.Atoi(f[0])
+	q.n, err2 = strconv.Atoi(f[1])
+	q.op = f[2]
+	return q, err1 == nil && err2 == nil
+}
+
+// parseAnswer reads "client n value" and maybe more.
+func parseAnswer(s string) (client, n, value int, rest string, ok bool) {
+	f := strings.SplitN(s, " ", 4)
+	if len(f) < 3 {
+		return 0, 0, 0, "", false
+	}
+	if len(f) == 4 {
+		rest = f[3]
+	}
+	var errs [3]error
+	client, errs[0] = strconv.Atoi(f[0])
+	n, errs[1] = strconv.Atoi(f[1])
+	value, errs[2] = strconv.Atoi(f[2])
+	return client, n, value, rest, errs == [3]error{}
 }
 
 // guestConn is a connection of the guest.
@@ -156,8 +186,7 @@ func (g *guest) serve(s *stack) (problem string) {
 	p.Parse(frame)
 	switch p.Form {
 	case packet.UDP:
-		var q question
-		if _, err := fmt.Sscanf(string(p.Payload), "%d %d %s", &q.client, &q.n, &q.op); err == nil {
+		if q, ok := parseQuestion(string(p.Payload)); ok {
 			g.ask(s, q)
 		}
 	case packet.TCP:
@@ -226,8 +255,8 @@ func (g *guest) app(s *stack, c *guestConn) {
 		if line == "quit" {
 			c.closing = true
 		}
-		q := question{by: c.key}
-		if _, err := fmt.Sscanf(line, "%d %d %s", &q.client, &q.n, &q.op); err == nil {
+		if q, ok := parseQuestion(line); ok {
+			q.by = c.key
 			g.ask(s, q)
 		}
 	}
@@ -308,7 +337,7 @@ func (g *guest) answer(s *stack, q question, value int) {
 
 // filler makes some answers longer than a segment.
 func filler(client, n int) string {
-	h := xxh3.HashString(fmt.Sprint(client, n))
+	h := xxh3.HashSeed(nil, uint64(client)<<32|uint64(n))
 	size := int(h % 40)
 	if h>>8%8 == 0 {
 		size = int(h >> 16 % 6000)

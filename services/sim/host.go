@@ -126,7 +126,6 @@ func (r *replica) setTimer() {
 
 func (r *replica) Boot() {
 	r.work(time.Millisecond, func() {
-		r.v.check.booted(r)
 		r.guest = newGuest()
 		r.do(func() { r.core.InputRoom(r.clock()) })
 	})
@@ -189,7 +188,13 @@ func (r *replica) Discard(why string) {
 func (r *replica) Exit(err error) {
 	r.w.log("%s exits: %v", r.id, err)
 	r.end()
-	r.dead = true
+	r.dead, r.boot = true, false
+	life := r.life
+	r.w.schedule(r.w.now+time.Second, func() { // its supervisor starts it again, as a spare
+		if r.dead && r.life == life {
+			r.restart()
+		}
+	})
 }
 
 // end closes the streams and gives the lease up.

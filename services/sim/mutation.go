@@ -24,8 +24,6 @@ const (
 	NoDigests Mutation = "digests not compared"
 	// NoAckRule: the standby seems to have acknowledged everything.
 	NoAckRule Mutation = "acknowledged before the standby has"
-	// NoTerms: messages count whatever their term is.
-	NoTerms Mutation = "terms not checked"
 	// NoEpochs: releases count whatever their epoch is.
 	NoEpochs Mutation = "epochs not checked"
 	// EternalLease: a replica believes its lease to be valid for ever.
@@ -56,7 +54,7 @@ const (
 )
 
 // Mutations are all of them.
-var Mutations = []Mutation{NoComparison, NoDigests, NoAckRule, NoTerms, NoEpochs, EternalLease, NoLeaseConditions,
+var Mutations = []Mutation{NoComparison, NoDigests, NoAckRule, NoEpochs, EternalLease, NoLeaseConditions,
 	NoRevisions, EarlyStaged, StageInPlace, NoParking, LeakyPause, LostInputs, SwappedInputs, NoRefeed, WrongISN, LateISN, StaleStage}
 
 // mutant is what a defective replica remembers.
@@ -77,9 +75,6 @@ func (t *seat) mutate(conn session.Conn, m *pb.FromReplica) {
 		return
 	}
 	r := t.v.of(from.other().p)
-	if w.mutated(NoTerms) {
-		m.Term = rec.GetTerm()
-	}
 	if b, ok := m.GetBody().(*pb.FromReplica_ProbeReply); ok && w.mutated(NoDigests) {
 		b.ProbeReply.Digest = sameDigest
 	}
@@ -127,9 +122,6 @@ func (r *replica) mutateOrder(m *pb.ToReplica) {
 			r.do(func() { r.core.Applied(r.clock(), nil) })
 		}
 		return
-	}
-	if r.w.mutated(NoTerms) && m.GetRefusal() == nil {
-		m.Term = r.core.Term()
 	}
 }
 

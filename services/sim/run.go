@@ -25,7 +25,8 @@ type options struct {
 	think, rest        time.Duration
 	coin, calls        float64 // of questions
 	reorder, tcp       float64
-	mirror             bool
+	mirror, candidates bool
+	epochMax           time.Duration // 0: none
 	faultEvery         time.Duration
 	enough             int
 }
@@ -33,7 +34,7 @@ type options struct {
 func draw(rng *rand.Rand) options {
 	o := options{
 		vms: 1, arbiters: 1 + rng.IntN(3), replicas: 2 + rng.IntN(2), clients: 1 + rng.IntN(4),
-		duration: 6 * time.Second, drift: 0.01,
+		duration: 5 * time.Second, drift: 0.01,
 		delayMin: 20 * time.Microsecond, delayMax: time.Duration(100+rng.IntN(3000)) * time.Microsecond,
 		slow: 0.01 * rng.Float64(), think: time.Duration(100+rng.IntN(2000)) * time.Microsecond,
 		rest: time.Duration(5+rng.IntN(30)) * time.Millisecond, calls: 0.05, tcp: 0.7,
@@ -47,6 +48,15 @@ func draw(rng *rand.Rand) options {
 	}
 	o.loss, o.duplicate, o.lostAnswer = maybe(0.03), maybe(0.02), maybe(0.02)
 	o.coin, o.reorder = maybe(0.08), maybe(0.05)
+	if o.candidates = rng.IntN(10) == 0; o.candidates {
+		o.replicas, o.duration = 2, 8*time.Second
+	}
+	if rng.IntN(2) == 0 {
+		o.epochMax = time.Duration(30+rng.IntN(100)) * time.Millisecond
+		if rng.IntN(2) == 0 {
+			o.epochMax *= 10
+		}
+	}
 	if rng.IntN(4) == 0 {
 		o.vms, o.clients = 2+rng.IntN(2), 1+rng.IntN(2)
 	}
@@ -62,7 +72,9 @@ func (o *options) delay(w *world) time.Duration {
 	return d
 }
 
-func (o *options) policy() *pb.Policy { return &pb.Policy{SyncTimeoutMs: 2000} }
+func (o *options) policy() *pb.Policy {
+	return &pb.Policy{SyncTimeoutMs: 2000, EpochMaxMs: uint32(o.epochMax.Milliseconds())}
+}
 
 // Result is what a run saw.
 type Result struct {
@@ -84,12 +96,17 @@ type Result struct {
 const healing = 60 * time.Second
 
 // Run runs one seed.
-func Run(seed uint64) Result { return RunMutated(seed, "") }
+func Run(seed uint64) Result { return run(seed, "", false) }
 
 // RunMutated runs one seed with a deliberate defect.
-func RunMutated(seed uint64, m Mutation) Result {
+func RunMutated(seed uint64, m Mutation) Result { return run(seed, m, false) }
+
+// Tell runs one seed and keeps the whole story, not only its end.
+func Tell(seed uint64, m Mutation) Result { return run(seed, m, true) }
+
+func run(seed uint64, m Mutation, tell bool) Result {
 	rng := rand.New(rand.NewPCG(seed, 0x5eed))
-	w := &world{opt: draw(rng), rng: rng, cuts: map[[2]*process]int{}, faults: map[string]int{}, mutation: m}
+	w := &world{opt: draw(rng), rng: rng, cuts: map[[2]*process]int{}, slow: map[[2]*process]time.Duration{}, faults: map[string]int{}, mutation: m, tell: tell}
 	w.etcd = newEtcd(w)
 	for i := range w.opt.arbiters {
 		w.newArbiter(fmt.Sprintf("arbiter%d", i+1))
@@ -107,7 +124,7 @@ func RunMutated(seed uint64, m Mutation) Result {
 	w.run(w.opt.duration, nil)
 	w.heal()
 	began := w.now
-	if !w.run(w.now+healing, w.whole) {
+	if !w.run(w.now+healing, w.whole) && !w.over {
 		s := ""
 		for _, v := range w.vms {
 			s += v.progress()

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"os"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -10,6 +11,12 @@ import (
 	"testing"
 	"time"
 )
+
+// A run makes much garbage and keeps little.
+func TestMain(m *testing.M) {
+	debug.SetGCPercent(800)
+	os.Exit(m.Run())
+}
 
 // seedCount is the number that SEEDS names, or the default.
 func seedCount(t *testing.T) uint64 {
@@ -20,7 +27,7 @@ func seedCount(t *testing.T) uint64 {
 		}
 		return n
 	}
-	if testing.Short() {
+	if testing.Short() || raceDetector {
 		return 100
 	}
 	return 2000
@@ -34,7 +41,7 @@ func TestSeeds(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := RunMutated(seed, Mutation(os.Getenv("MUTATION")))
+		r := Tell(seed, Mutation(os.Getenv("MUTATION")))
 		t.Logf("seed %d: %d answers, %d take-overs, faults %v\n%s", seed, r.Answers, r.Takeovers, r.Faults, r.Story)
 		if r.Err != nil {
 			t.Fatal(r.Err)
@@ -53,7 +60,7 @@ func each(t *testing.T, seeds uint64, fn func(seed uint64)) {
 	var wait sync.WaitGroup
 	for range 2 {
 		wait.Go(func() {
-			for !t.Failed() || seeds <= 10 {
+			for !t.Failed() {
 				seed := next.Add(1)
 				if seed > seeds {
 					return
@@ -105,4 +112,35 @@ func (s *totals) log(t *testing.T) {
 	slices.Sort(kinds)
 	t.Logf("%d seeds, %d violations; %d events, %d outputs, %d answers, %d take-overs, longest wait %v, longest healing %v; %d faults: %s",
 		s.runs, s.violations, s.events, s.emitted, s.answers, s.takeovers, s.worst, s.healed, n, strings.Join(kinds, ", "))
+}
+
+// TestKeptSeeds runs the seeds of testdata/seeds.txt.
+func TestKeptSeeds(t *testing.T) {
+	b, err := os.ReadFile("testdata/seeds.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for l := range strings.Lines(string(b)) {
+		number, why, ok := strings.Cut(strings.TrimSpace(l), " ")
+		if !ok || number == "#" {
+			continue
+		}
+		seed, err := strconv.ParseUint(number, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r := Run(seed); r.Err != nil {
+			t.Errorf("SEED=%d (%s): %v", seed, why, r.Err)
+		}
+	}
+}
+
+// TestDeterminism: one seed decides everything.
+func TestDeterminism(t *testing.T) {
+	for seed := uint64(1); seed <= 10; seed++ {
+		a, b := Run(seed), Run(seed)
+		if a.Events != b.Events || a.Story != b.Story || a.Answers != b.Answers {
+			t.Errorf("seed %d ran otherwise the second time: %d and %d events", seed, a.Events, b.Events)
+		}
+	}
 }

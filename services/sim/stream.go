@@ -83,7 +83,7 @@ func (e *end) pump() {
 		return
 	}
 	for _, msg := range e.out {
-		at := max(e.last, w.now+w.opt.delay(w))
+		at := max(e.last, w.now+w.opt.delay(w)+w.slow[[2]*process{e.p, o.p}])
 		e.last = at
 		w.schedule(at, func() { o.arrive(msg) })
 	}

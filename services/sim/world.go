@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"container/heap"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -20,6 +19,7 @@ type world struct {
 	arbiters []*arbiter
 	vms      []*vm
 	cuts     map[[2]*process]int // by sender and receiver
+	slow     map[[2]*process]time.Duration
 	trap     *trap
 	// disturbed is when a replica last stood still or was cut off.
 	disturbed time.Duration
@@ -27,8 +27,11 @@ type world struct {
 
 	calm   bool // the second phase
 	faults map[string]int
-	trace  []string
+	trace  []line
 	failed error
+	// over: a VM was lost as it may be, and its history with it.
+	over bool
+	tell bool // keep the whole story
 }
 
 // process is what can crash, stand still, and have a clock of its own.
@@ -77,34 +80,60 @@ type scheduled struct {
 	fn  func()
 }
 
+// eventQueue is a binary heap by time and order of scheduling.
 type eventQueue []scheduled
 
-func (q eventQueue) Len() int { return len(q) }
-func (q eventQueue) Less(i, j int) bool {
+func (q eventQueue) before(i, j int) bool {
 	return q[i].at < q[j].at || q[i].at == q[j].at && q[i].seq < q[j].seq
 }
-func (q eventQueue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
-func (q *eventQueue) Push(x any)   { *q = append(*q, x.(scheduled)) }
-func (q *eventQueue) Pop() any {
-	old := *q
-	x := old[len(old)-1]
-	*q = old[:len(old)-1]
-	return x
+
+func (q *eventQueue) push(e scheduled) {
+	h := append(*q, e)
+	*q = h
+	for i := len(h) - 1; i > 0; {
+		up := (i - 1) / 2
+		if !h.before(i, up) {
+			return
+		}
+		h[i], h[up] = h[up], h[i]
+		i = up
+	}
+}
+
+func (q *eventQueue) pop() scheduled {
+	h := *q
+	top, last := h[0], len(h)-1
+	h[0], h[last] = h[last], scheduled{}
+	h = h[:last]
+	*q = h
+	for i := 0; ; {
+		least := i
+		for down := 2*i + 1; down <= 2*i+2 && down < last; down++ {
+			if h.before(down, least) {
+				least = down
+			}
+		}
+		if least == i {
+			return top
+		}
+		h[i], h[least] = h[least], h[i]
+		i = least
+	}
 }
 
 func (w *world) schedule(at time.Duration, fn func()) {
 	w.seq++
-	heap.Push(&w.events, scheduled{at, w.seq, fn})
+	w.events.push(scheduled{at, w.seq, fn})
 }
 
 // run handles events until the time, a failure, or ok.
 func (w *world) run(until time.Duration, ok func() bool) bool {
-	for len(w.events) > 0 && w.failed == nil {
+	for len(w.events) > 0 && w.failed == nil && !w.over {
 		if w.events[0].at > until {
 			w.now = until
 			break
 		}
-		e := heap.Pop(&w.events).(scheduled)
+		e := w.events.pop()
 		w.now = e.at
 		e.fn()
 		if ok != nil && ok() {
@@ -124,10 +153,17 @@ func (w *world) between(lo, hi time.Duration) time.Duration {
 
 func (w *world) chance(p float64) bool { return w.rng.Float64() < p }
 
+// line is one of the story, put into words only if somebody reads it.
+type line struct {
+	at     time.Duration
+	format string
+	args   []any
+}
+
 // log keeps the last lines for the report of a failure.
 func (w *world) log(format string, args ...any) {
-	w.trace = append(w.trace, fmt.Sprintf("%10.3fms ", float64(w.now.Microseconds())/1000)+fmt.Sprintf(format, args...))
-	if len(w.trace) > 4*traceLines {
+	w.trace = append(w.trace, line{w.now, format, args})
+	if len(w.trace) > 4*traceLines && !w.tell {
 		w.trace = append(w.trace[:0], w.trace[3*traceLines:]...)
 	}
 }
@@ -141,7 +177,15 @@ func (w *world) fail(format string, args ...any) {
 }
 
 func (w *world) story() string {
-	return strings.Join(w.trace[max(0, len(w.trace)-traceLines):], "\n")
+	var b strings.Builder
+	last := w.trace
+	if !w.tell {
+		last = last[max(0, len(last)-traceLines):]
+	}
+	for _, l := range last {
+		fmt.Fprintf(&b, "%10.3fms %s\n", float64(l.at.Microseconds())/1000, fmt.Sprintf(l.format, l.args...))
+	}
+	return b.String()
 }
 
 // cut tells whether nothing goes from one process to another.

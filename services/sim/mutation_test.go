@@ -1,0 +1,48 @@
+package sim
+
+import (
+	"os"
+	"strings"
+	"testing"
+)
+
+// caughtBy is a seed that is known to catch a mutation that few seeds do.
+var caughtBy = map[Mutation]uint64{NoLeaseConditions: 23, NoRevisions: 24, EternalLease: 84, StageInPlace: 139,
+	NoParking: 241, NoEpochs: 365}
+
+// mutationSeeds bounds the seeds within which each mutation must be caught.
+const mutationSeeds = 1000
+
+// TestMutations shows that the checks can fail: each deliberate defect breaks a
+// rule within a bounded number of seeds.
+func TestMutations(t *testing.T) {
+	for _, m := range Mutations {
+		if only := os.Getenv("MUTATION"); only != "" && only != string(m) {
+			continue
+		}
+		t.Run(strings.ReplaceAll(string(m), " ", "-"), func(t *testing.T) {
+			t.Parallel()
+			if seed := caughtBy[m]; seed != 0 && caught(t, m, seed) {
+				return
+			}
+			for seed := uint64(1); seed <= mutationSeeds; seed++ {
+				if caught(t, m, seed) {
+					return
+				}
+			}
+			t.Errorf("not caught by %d seeds", mutationSeeds)
+		})
+	}
+}
+
+func caught(t *testing.T, m Mutation, seed uint64) bool {
+	r := RunMutated(seed, m)
+	if r.Err == nil {
+		return false
+	}
+	if sound := Run(seed); sound.Err != nil {
+		t.Errorf("seed %d fails without a defect, too: %v", seed, sound.Err)
+	}
+	t.Logf("caught by seed %d: %.200v", seed, r.Err)
+	return true
+}
