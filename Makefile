@@ -8,16 +8,16 @@ PACKAGES := $(MODULES:%=./%/...)
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X github.com/understudy-ft/understudy/services/cli.release=$(VERSION)
 
-.PHONY: all help build tools proto guest demo check lint test race soak e2e guest-x86 lab images compose-test bench clean
+.PHONY: all help build tools proto guest demo check lint test race soak e2e guest-x86 lab images up down compose-test bench clean
 
 all: build
 
 help: ## say what the targets do
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 build: ## static binaries into bin/
 	@mkdir -p bin
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./primary ./secondary ./arbiter ./deploy/gateway ./deploy/certs ./deploy/demo
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./primary ./secondary ./arbiter ./deploy/gateway ./deploy/certs ./deploy/checks ./deploy/demo
 
 guest: ## a Debian riscv64 guest with Redis into build/guest/rv64
 	@$(GO) run ./deploy/guest --arch rv64 --out $(GUEST)
@@ -67,11 +67,25 @@ guest-x86: ## a Debian amd64 guest with Redis into build/guest/x86
 lab: build guest-x86 ## emulated KVM hosts
 	$(GO) test -count=1 -timeout 20m -v ./deploy/lab/...
 
-images: ## FROM scratch container images
-	deploy/images/build
+COMPOSE ?= docker-compose
 
-compose-test: images guest ## the compose deployment, loaded and broken piece by piece
-	COMPOSE_TEST=1 $(GO) test -count=1 -timeout 20m -v ./deploy/compose/...
+bin/etcd bin/etcdctl &: deploy/tools/etcd/go.mod deploy/tools/etcd/go.sum
+	@mkdir -p bin
+	GOWORK=off CGO_ENABLED=0 $(GO) -C deploy/tools/etcd build -trimpath -ldflags '-s -w' -o $(CURDIR)/bin/etcd go.etcd.io/etcd/server/v3
+	GOWORK=off CGO_ENABLED=0 $(GO) -C deploy/tools/etcd build -trimpath -ldflags '-s -w' -o $(CURDIR)/bin/etcdctl go.etcd.io/etcd/etcdctl/v3
+
+images: build guest bin/etcd bin/etcdctl ## FROM scratch images of everything; nothing is pulled
+	deploy/images/build bin $(GUEST)
+
+up: images ## one machine plays several hosts, with Docker (docs/compose.md)
+	$(COMPOSE) -f deploy/compose/docker-compose.yml -p understudy up -d
+
+down: ## end what make up started; volumes stay
+	$(COMPOSE) -f deploy/compose/docker-compose.yml -p understudy down
+
+compose-test: ## lose each part of the Docker deployment under load; skipped without an engine
+	@docker info >/dev/null 2>&1 || { echo 'SKIPPED, NOT TESTED: no Docker engine answers'; exit 0; }; \
+	$(MAKE) --no-print-directory images && COMPOSE_TEST=1 $(GO) test -count=1 -timeout 9m -v ./deploy/compose/
 
 test: lint race e2e ## everything
 
