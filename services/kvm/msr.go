@@ -23,6 +23,8 @@ const (
 	msrTSCDeadline  = 0x6e0
 	msrWallClockOld = 0x11
 	msrWallClock    = 0x4b56_4d00
+	msrHyperV       = 0x4000_0000
+	msrHyperVEnd    = 0x4000_0200
 )
 
 // maxMSRs bounds the lists; kernels know about 120.

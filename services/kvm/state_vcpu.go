@@ -10,10 +10,17 @@ import (
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 )
 
-// apart are MSRs that the state does not carry with the others: the TSC is part
-// of the timebase; writing a wall clock register makes KVM write to the guest's
-// memory, and nobody reads its value.
-var apart = []uint32{msrTSC, msrWallClock, msrWallClockOld}
+// apart tells which MSRs the state does not carry with the others: the TSC is
+// part of the timebase; writing a wall clock register makes KVM write to the
+// guest's memory, and nobody reads its value; Hyper-V's are not shown to guests,
+// and some of them are clocks.
+func apart(index uint32) bool {
+	switch index {
+	case msrTSC, msrWallClock, msrWallClockOld:
+		return true
+	}
+	return index >= msrHyperV && index < msrHyperVEnd
+}
 
 // save reads a vCPU that is not in KVM_RUN and has no I/O pending.
 func (c *vcpuFD) save(sys *system, indexes []uint32) (*pb.KvmVcpu, error) {
@@ -54,7 +61,7 @@ func (c *vcpuFD) save(sys *system, indexes []uint32) (*pb.KvmVcpu, error) {
 		return nil, err
 	}
 	for _, v := range values {
-		if !slices.Contains(apart, v.index) {
+		if !apart(v.index) {
 			s.Msrs = append(s.Msrs, &pb.KvmMsr{Index: v.index, Value: v.value})
 		}
 	}

@@ -46,6 +46,7 @@ const (
 	capImmediateExit     = 136
 	capManualDirtyLog    = 168
 	capEnforcePVFeatures = 190
+	capEnforceHyperV     = 199
 	capSRegs2            = 200
 	capBinaryStats       = 203
 )

@@ -53,9 +53,11 @@ func (v *vm) newVCPU(id, cpus int, template []cpuidEntry) (_ *vcpuFD, err error)
 	}
 	// A guest must not use a paravirtual feature that CPUID does not show:
 	// their state is not saved.
-	if v.sys.has(capEnforcePVFeatures) != 0 {
-		if err := v.enableCap(fd, capEnforcePVFeatures, 1); err != nil {
-			return nil, fmt.Errorf("enable KVM_CAP_ENFORCE_PV_FEATURE_CPUID: %w", err)
+	for _, enforce := range []uint32{capEnforcePVFeatures, capEnforceHyperV} {
+		if v.sys.has(uintptr(enforce)) != 0 {
+			if err := v.enableCap(fd, enforce, 1); err != nil {
+				return nil, fmt.Errorf("enable capability %d, that CPUID is enforced: %w", enforce, err)
+			}
 		}
 	}
 	c.offsets = c.hasTSCOffset()
