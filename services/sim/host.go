@@ -48,7 +48,16 @@ func (r *replica) Emit(frame []byte, leased bool) {
 	r.v.toClients(frame)
 	if !leased {
 		r.w.hit(emitted, r.v)
+		if isSYN(frame) {
+			r.w.hit(synReleased, r.v)
+		}
 	}
+}
+
+func isSYN(frame []byte) bool {
+	var p packet.Packet
+	p.Parse(frame)
+	return p.Form == packet.TCP && p.Flags&packet.SYN != 0
 }
 
 func (r *replica) Room() bool {

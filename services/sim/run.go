@@ -96,17 +96,20 @@ type Result struct {
 const healing = 60 * time.Second
 
 // Run runs one seed.
-func Run(seed uint64) Result { return run(seed, "", false) }
+func Run(seed uint64) Result { return run(seed, "", nil) }
 
 // RunMutated runs one seed with a deliberate defect.
-func RunMutated(seed uint64, m Mutation) Result { return run(seed, m, false) }
+func RunMutated(seed uint64, m Mutation) Result { return run(seed, m, nil) }
 
 // Tell runs one seed and keeps the whole story, not only its end.
-func Tell(seed uint64, m Mutation) Result { return run(seed, m, true) }
+func Tell(seed uint64, m Mutation) Result {
+	return run(seed, m, func(w *world) { w.tell = true })
+}
 
-func run(seed uint64, m Mutation, tell bool) Result {
+// run runs one seed; prepare may change the world before anything happens.
+func run(seed uint64, m Mutation, prepare func(*world)) Result {
 	rng := rand.New(rand.NewPCG(seed, 0x5eed))
-	w := &world{opt: draw(rng), rng: rng, cuts: map[[2]*process]int{}, slow: map[[2]*process]time.Duration{}, faults: map[string]int{}, mutation: m, tell: tell}
+	w := &world{opt: draw(rng), rng: rng, cuts: map[[2]*process]int{}, slow: map[[2]*process]time.Duration{}, faults: map[string]int{}, mutation: m}
 	w.etcd = newEtcd(w)
 	for i := range w.opt.arbiters {
 		w.newArbiter(fmt.Sprintf("arbiter%d", i+1))
@@ -121,6 +124,9 @@ func run(seed uint64, m Mutation, tell bool) Result {
 		}
 	}
 	w.schedule(w.between(0, w.opt.faultEvery), w.fault)
+	if prepare != nil {
+		prepare(w)
+	}
 	w.run(w.opt.duration, nil)
 	w.heal()
 	began := w.now

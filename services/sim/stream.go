@@ -85,7 +85,12 @@ func (e *end) pump() {
 	for _, msg := range e.out {
 		at := max(e.last, w.now+w.opt.delay(w)+w.slow[[2]*process{e.p, o.p}])
 		e.last = at
-		w.schedule(at, func() { o.arrive(msg) })
+		w.schedule(at, func() {
+			if w.takesAlong && (e.p.dead || e.p.life != e.life) {
+				return
+			}
+			o.arrive(msg)
+		})
 	}
 	e.out = nil
 }

@@ -22,6 +22,8 @@ const (
 	committed        moment = "a record has changed"
 	assigned         moment = "a part is assigned"
 	tookOver         moment = "a standby goes live"
+	// synReleased is for a test of its own.
+	synReleased moment = "a SYN leaves on a release"
 )
 
 var moments = []moment{dialling, copying, pausing, checkpointSent, checkpointBegins, bulkArrives, stagedSent, applying,

@@ -32,6 +32,8 @@ type world struct {
 	// over: a VM was lost as it may be, and its history with it.
 	over bool
 	tell bool // keep the whole story
+	// takesAlong: a process that is lost takes along what is on its way from it.
+	takesAlong bool
 }
 
 // process is what can crash, stand still, and have a clock of its own.
