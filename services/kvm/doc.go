@@ -47,5 +47,14 @@
 //
 // KVM's log is on from the start, and with it all mappings are of 4 KiB. The
 // log may name a page that did not change. DrainDirty unites it with the
-// memory's own bitmap.
+// memory's own bitmap. It is KVM's bitmap with manual clearing, not the dirty
+// ring: a bitmap is what checkpoints want, never makes a vCPU leave the guest
+// because it is full, and costs 32 KiB to copy for each GiB.
+//
+// # Emulated hosts
+//
+// A KVM host under QEMU's software translation has KVM's semantics, with two
+// defects seen in QEMU 7.2: CMPXCHG16B may spoil the flags, and guests' writes
+// to XCR0 pass KVM by, which loses AVX state on the way to another host. Hosts
+// for tests are best started without both (-cpu EPYC,+svm,+npt,-cx16,-xsave).
 package kvm

@@ -46,8 +46,10 @@ func (c *vcpuFD) save(sys *system, indexes []uint32) (*pb.KvmVcpu, error) {
 	if s.Xsave, err = save(c, regXSave); err != nil {
 		return nil, err
 	}
-	if s.Xcrs, err = save(c, regXCRs); err != nil {
-		return nil, err
+	if sys.has(capXCRs) != 0 { // not on CPUs without XSAVE
+		if s.Xcrs, err = save(c, regXCRs); err != nil {
+			return nil, err
+		}
 	}
 	if s.Debugregs, err = save(c, regDebug); err != nil {
 		return nil, err
@@ -106,7 +108,7 @@ func (c *vcpuFD) load(sys *system, s *pb.KvmVcpu) error {
 		}
 	}
 	// XCR0 before the state of the components that it enables.
-	if len(s.Xcrs) > 0 {
+	if len(s.Xcrs) > 0 && sys.has(capXCRs) != 0 {
 		if err := load(c, regXCRs, s.Xcrs); err != nil {
 			return err
 		}

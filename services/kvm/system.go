@@ -69,7 +69,6 @@ var required = []struct {
 	{capVCPUEvents, "KVM_CAP_VCPU_EVENTS"},
 	{capDebugRegs, "KVM_CAP_DEBUGREGS"},
 	{capXSave, "KVM_CAP_XSAVE"},
-	{capXCRs, "KVM_CAP_XCRS"},
 	{capGetTSCKHz, "KVM_CAP_GET_TSC_KHZ"},
 	{capEnableCapVM, "KVM_CAP_ENABLE_CAP_VM"},
 	{capImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"},
