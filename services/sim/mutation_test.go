@@ -16,6 +16,9 @@ const mutationSeeds = 1000
 // TestMutations shows that the checks can fail: each deliberate defect breaks a
 // rule within a bounded number of seeds.
 func TestMutations(t *testing.T) {
+	if raceDetector {
+		t.Skip("a run is one goroutine")
+	}
 	for _, m := range Mutations {
 		if only := os.Getenv("MUTATION"); only != "" && only != string(m) {
 			continue

@@ -6,6 +6,9 @@ import "testing"
 // if the active's host is lost in that moment, with all that is on its way from
 // it, the standby must know them: else the connection would break.
 func TestOpeningSurvivesTheHost(t *testing.T) {
+	if raceDetector {
+		t.Skip("a run is one goroutine")
+	}
 	lost := 0
 	for seed := uint64(1); seed <= 100; seed++ {
 		r := run(seed, "", func(w *world) {

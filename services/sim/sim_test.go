@@ -27,7 +27,10 @@ func seedCount(t *testing.T) uint64 {
 		}
 		return n
 	}
-	if testing.Short() || raceDetector {
+	if raceDetector {
+		return 20
+	}
+	if testing.Short() {
 		return 100
 	}
 	return 2000
