@@ -50,8 +50,8 @@ type CMOS struct {
 	mu      sync.Mutex
 	offset  int64 // Unix time minus guest time, in nanoseconds
 	index   uint8
-	control uint8 // register B
-	held    int64 // Unix time that the registers show while control has cmosSet
+	control uint8    // register B
+	held    calendar // what the registers show while control has cmosSet
 	memory  [cmosBytes]byte
 }
 
@@ -73,24 +73,24 @@ func (c *CMOS) Read(off uint64, _ int) uint64 {
 }
 
 func (c *CMOS) read(index uint8) uint8 {
-	t := time.Unix(c.now(), 0).UTC()
+	t := c.shown()
 	switch index {
 	case cmosSeconds:
-		return c.encode(t.Second())
+		return c.encode(t.second)
 	case cmosMinutes:
-		return c.encode(t.Minute())
+		return c.encode(t.minute)
 	case cmosHours:
-		return c.encode(t.Hour())
+		return c.encode(t.hour)
 	case cmosWeekday:
-		return c.encode(int(t.Weekday()) + 1)
+		return c.encode(int(t.time().Weekday()) + 1)
 	case cmosDay:
-		return c.encode(t.Day())
+		return c.encode(t.day)
 	case cmosMonth:
-		return c.encode(int(t.Month()))
+		return c.encode(t.month)
 	case cmosYear:
-		return c.encode(t.Year() % 100)
+		return c.encode(t.year % 100)
 	case cmosCentury:
-		return c.encode(t.Year() / 100 % 100)
+		return c.encode(t.year / 100 % 100)
 	case cmosA:
 		return cmosDivider
 	case cmosB:
@@ -115,24 +115,22 @@ func (c *CMOS) Write(off uint64, _ int, v uint64) {
 }
 
 func (c *CMOS) write(index, v uint8) {
-	t := time.Unix(c.now(), 0).UTC()
-	year, month, day := t.Date()
-	hour, minute, second := t.Clock()
+	t := c.shown()
 	switch n := c.decode(v); index {
 	case cmosSeconds:
-		second = n
+		t.second = n
 	case cmosMinutes:
-		minute = n
+		t.minute = n
 	case cmosHours:
-		hour = n
+		t.hour = n
 	case cmosDay:
-		day = n
+		t.day = n
 	case cmosMonth:
-		month = time.Month(n)
+		t.month = n
 	case cmosYear:
-		year = year/100*100 + n
+		t.year = t.year/100*100 + n
 	case cmosCentury:
-		year = n*100 + year%100
+		t.year = n*100 + t.year%100
 	case cmosB:
 		c.setControl(v)
 		return
@@ -142,32 +140,68 @@ func (c *CMOS) write(index, v uint8) {
 		c.memory[index] = v
 		return
 	}
-	// Days that a month lacks run over into the next: the guest writes the
-	// fields one by one, and the last decides.
-	seconds := time.Date(year, month, day, hour, minute, second, 0, time.UTC).Unix()
 	if c.control&cmosSet != 0 {
-		c.held = seconds
+		// The guest writes the fields one by one, in any order: only all
+		// together are they a date.
+		c.held = t
 		return
 	}
-	c.offset += (seconds - c.now()) * int64(time.Second)
+	c.set(t)
+}
+
+// set makes the clock run on from t. Days that a month lacks run over into the
+// next.
+func (c *CMOS) set(t calendar) {
+	c.offset += (t.time().Unix() - c.seconds()) * int64(time.Second)
 }
 
 // setControl begins or ends a time in which the registers stand still.
 func (c *CMOS) setControl(v uint8) {
-	now := c.now()
+	t := c.shown()
 	if c.control&cmosSet != 0 && v&cmosSet == 0 {
-		c.offset = now*int64(time.Second) - int64(c.guest.Now())
+		c.offset = t.time().UnixNano() - int64(c.guest.Now())
 	}
 	c.control = v&cmosBKept | cmos24Hours
-	c.held = now
+	c.held = t
 }
 
-// now is what the registers show, in Unix seconds.
-func (c *CMOS) now() int64 {
+// shown is what the registers show.
+func (c *CMOS) shown() calendar {
 	if c.control&cmosSet != 0 {
 		return c.held
 	}
+	t := time.Unix(c.seconds(), 0).UTC()
+	return calendar{t.Year(), int(t.Month()), t.Day(), t.Hour(), t.Minute(), t.Second()}
+}
+
+// seconds is the Unix time of the running clock.
+func (c *CMOS) seconds() int64 {
 	return floorDiv(int64(c.guest.Now())+c.offset, int64(time.Second))
+}
+
+// calendar is what the registers hold; the fields need not make a date.
+type calendar struct{ year, month, day, hour, minute, second int }
+
+func (t calendar) time() time.Time {
+	return time.Date(t.year, time.Month(t.month), t.day, t.hour, t.minute, t.second, 0, time.UTC)
+}
+
+func (t calendar) pack() (v uint64) {
+	for _, f := range []struct{ n, bits int }{{t.year, 14}, {t.month, 4}, {t.day, 5}, {t.hour, 5}, {t.minute, 6}, {t.second, 6}} {
+		v = v<<f.bits | uint64(f.n)&(1<<f.bits-1)
+	}
+	return v
+}
+
+func unpackCalendar(v uint64) calendar {
+	take := func(bits int) int {
+		n := v & (1<<bits - 1)
+		v >>= bits
+		return int(n)
+	}
+	t := calendar{second: take(6), minute: take(6), hour: take(5)}
+	t.day, t.month, t.year = take(5), take(4), take(14)
+	return t
 }
 
 func floorDiv(a, b int64) int64 {
@@ -202,7 +236,7 @@ func (c *CMOS) Resume() {}
 func (c *CMOS) Reset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.index, c.control, c.held = 0, cmos24Hours, 0
+	c.index, c.control, c.held = 0, cmos24Hours, calendar{}
 }
 
 // Save returns the state of a clock that nothing accesses.
@@ -211,7 +245,7 @@ func (c *CMOS) Save() ([]byte, error) {
 	defer c.mu.Unlock()
 	return proto.Marshal(&understudyv1.CMOSState{
 		OffsetNs: c.offset, Index: uint32(c.index), Control: uint32(c.control),
-		HeldSeconds: c.held, Memory: c.memory[:],
+		Held: c.held.pack(), Memory: c.memory[:],
 	})
 }
 
@@ -228,7 +262,7 @@ func (c *CMOS) Prepare(saved []byte) (commit func(), err error) {
 	return func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.offset, c.index, c.control, c.held = s.OffsetNs, uint8(s.Index), uint8(s.Control), s.HeldSeconds
+		c.offset, c.index, c.control, c.held = s.OffsetNs, uint8(s.Index), uint8(s.Control), unpackCalendar(s.Held)
 		c.memory = [cmosBytes]byte(s.Memory)
 	}, nil
 }

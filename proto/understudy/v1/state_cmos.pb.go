@@ -29,8 +29,9 @@ type CMOSState struct {
 	// The register that the data port reads and writes.
 	Index   uint32 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
 	Control uint32 `protobuf:"varint,3,opt,name=control,proto3" json:"control,omitempty"`
-	// Unix time in seconds that the registers show while the guest sets the clock.
-	HeldSeconds int64 `protobuf:"varint,4,opt,name=held_seconds,json=heldSeconds,proto3" json:"held_seconds,omitempty"`
+	// What the registers show while the guest sets the clock: second, minute,
+	// hour, day, month and year in 6, 6, 5, 5, 4 and 14 bits, lowest first.
+	Held uint64 `protobuf:"varint,4,opt,name=held,proto3" json:"held,omitempty"`
 	// Battery-backed memory, 128 bytes.
 	Memory        []byte `protobuf:"bytes,5,opt,name=memory,proto3" json:"memory,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -88,9 +89,9 @@ func (x *CMOSState) GetControl() uint32 {
 	return 0
 }
 
-func (x *CMOSState) GetHeldSeconds() int64 {
+func (x *CMOSState) GetHeld() uint64 {
 	if x != nil {
-		return x.HeldSeconds
+		return x.Held
 	}
 	return 0
 }
@@ -106,12 +107,12 @@ var File_understudy_v1_state_cmos_proto protoreflect.FileDescriptor
 
 const file_understudy_v1_state_cmos_proto_rawDesc = "" +
 	"\n" +
-	"\x1eunderstudy/v1/state_cmos.proto\x12\runderstudy.v1\"\x93\x01\n" +
+	"\x1eunderstudy/v1/state_cmos.proto\x12\runderstudy.v1\"\x84\x01\n" +
 	"\tCMOSState\x12\x1b\n" +
 	"\toffset_ns\x18\x01 \x01(\x03R\boffsetNs\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\rR\x05index\x12\x18\n" +
-	"\acontrol\x18\x03 \x01(\rR\acontrol\x12!\n" +
-	"\fheld_seconds\x18\x04 \x01(\x03R\vheldSeconds\x12\x16\n" +
+	"\acontrol\x18\x03 \x01(\rR\acontrol\x12\x12\n" +
+	"\x04held\x18\x04 \x01(\x04R\x04held\x12\x16\n" +
 	"\x06memory\x18\x05 \x01(\fR\x06memoryBFZDgithub.com/understudy-ft/understudy/proto/understudy/v1;understudyv1b\x06proto3"
 
 var (
