@@ -577,7 +577,7 @@ func TestStatusPageIsLive(t *testing.T) {
 	}
 	await("No VM yet")
 	join(t, a.addr, "web", "r-1", pb.Role_ROLE_CANDIDATE).assigned(pb.Mode_MODE_SOLO)
-	await("running unprotected")
+	await("Needs a secondary")
 }
 
 func TestDiscover(t *testing.T) {
