@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -12,15 +15,32 @@ import (
 	"github.com/understudy-ft/understudy/services/vmm"
 )
 
-// guestImages are the boot images that deploy/guest builds, if it was run.
-func guestImages(t *testing.T) (kernel, initrd []byte) {
+// guestKind is a guest that deploy/guest builds, and the machine for it.
+type guestKind struct {
+	dir, kernel string
+	engine      string
+	cpus        int
+	patience    time.Duration // for what takes seconds on a quiet machine
+	print       io.Writer     // gets what the guest says, if set
+}
+
+// guestDir names the directory of the guest's images where the repository is
+// not around the test.
+const guestDir = "UNDERSTUDY_GUEST_DIR"
+
+// images are the guest's boot images, if they were built.
+func (k guestKind) images(t *testing.T) (kernel, initrd []byte) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("boots a whole guest")
 	}
-	kernel, err := os.ReadFile("../../build/guest/rv64/Image")
+	dir := os.Getenv(guestDir)
+	if dir == "" {
+		dir = filepath.Join("../../build/guest", k.dir)
+	}
+	kernel, err := os.ReadFile(filepath.Join(dir, k.kernel))
 	if err == nil {
-		initrd, err = os.ReadFile("../../build/guest/rv64/initrd")
+		initrd, err = os.ReadFile(filepath.Join(dir, "initrd"))
 	}
 	if err != nil {
 		t.Skipf("NOT TESTED: the guest images are not built (deploy/guest): %v", err)
@@ -32,6 +52,7 @@ func guestImages(t *testing.T) (kernel, initrd []byte) {
 type shell struct {
 	t *testing.T
 	*rig
+	patience time.Duration
 	commands int
 }
 
@@ -44,7 +65,7 @@ func (s *shell) run(command string) string {
 	for line := []byte(command + "; echo " + typed + "\n"); len(line) > 0; {
 		line = line[s.ConsoleInput(line):]
 	}
-	s.screen.await(s.t, "\n"+mark+"\r\n", time.Minute)
+	s.screen.await(s.t, "\n"+mark+"\r\n", s.patience)
 	// What is typed ahead of the prompt is echoed twice.
 	out := s.screen.String()
 	_, out, _ = strings.Cut(out[strings.LastIndex(out, typed):], "\n")
@@ -71,18 +92,39 @@ func answered(f []byte) bool {
 		bytes.Equal(f[:6], hostMAC[:]) && bytes.Equal(f[22:28], guestMAC[:])
 }
 
-// TestGuest boots the distribution's kernel to a shell, uses every device, moves
-// the guest to another machine in mid-operation, reboots it and switches it off.
+// TestGuest boots a RISC-V guest on the interpreter.
 func TestGuest(t *testing.T) {
-	kernel, initrd := guestImages(t)
+	testGuest(t, guestKind{dir: "rv64", kernel: "Image", engine: EngineRV64, cpus: 1, patience: time.Minute})
+}
+
+// emulatedKVM allows KVM that only emulates, or is emulated itself: a guest's boot
+// takes minutes there, or hours.
+const emulatedKVM = "UNDERSTUDY_EMULATED_KVM"
+
+// TestX86Guest boots an x86-64 guest with two CPUs on KVM.
+func TestX86Guest(t *testing.T) {
+	k := guestKind{dir: "x86", kernel: "bzImage", engine: EngineKVM, cpus: 2, patience: time.Minute}
+	if os.Getenv(emulatedKVM) != "" {
+		k.patience, k.print = 5*time.Minute, os.Stdout
+	} else if err := hardware(); err != nil {
+		t.Skipf("NOT TESTED HERE (deploy/lab runs this test in an emulated host): %v", err)
+	}
+	testGuest(t, k)
+}
+
+// testGuest boots the distribution's kernel to a shell, uses every device, moves
+// the guest to another machine in mid-operation, reboots it and switches it off.
+func testGuest(t *testing.T, kind guestKind) {
+	kernel, initrd := kind.images(t)
 	img := image(t, 16<<20)
 	frames := make(chan []byte, 256)
 	build := func() *shell {
-		s := &shell{t: t, rig: &rig{screen: newScreen(), stops: make(chan vmm.Stop, 1)}}
+		s := &shell{t: t, patience: kind.patience, rig: &rig{screen: newScreen(), stops: make(chan vmm.Stop, 1)}}
+		s.screen.also = kind.print
 		var err error
 		s.Machine, err = New(Config{
-			MemoryBytes: 256 << 20, CPUs: 1, MAC: guestMAC, Disk: img, Kernel: kernel, Initrd: initrd,
-			Append: "console=ttyS0 quiet ud.ip=10.9.0.2/24 ud.service=shell",
+			Engine: kind.engine, MemoryBytes: 256 << 20, CPUs: kind.cpus, MAC: guestMAC, Disk: img, Kernel: kernel, Initrd: initrd,
+			Append: "console=ttyS0 quiet panic=-1 ud.ip=10.9.0.2/24 ud.service=shell",
 		}, Host{
 			Console: s.screen,
 			OnStop:  func(stop vmm.Stop) { s.stops <- stop },
@@ -104,7 +146,7 @@ func TestGuest(t *testing.T) {
 		if !s.Deliver(arp()) {
 			t.Fatal("frame refused")
 		}
-		for deadline := time.After(time.Minute); ; {
+		for deadline := time.After(kind.patience); ; {
 			select {
 			case f := <-frames:
 				if answered(f) {
@@ -121,14 +163,17 @@ func TestGuest(t *testing.T) {
 	if err := s.Start(); err != nil {
 		t.Fatal(err)
 	}
-	s.screen.await(t, "understudy-guest: ready", 3*time.Minute)
-	s.screen.await(t, "# ", time.Minute)
+	s.screen.await(t, "understudy-guest: ready", 3*kind.patience)
+	s.screen.await(t, "# ", kind.patience)
 	t.Logf("shell after %v", time.Since(start).Round(10*time.Millisecond))
 
 	reachable(s)
 	var unix int64
 	if fmt.Sscan(s.run("date +%s"), &unix); time.Since(time.Unix(unix, 0)).Abs() > time.Minute {
 		t.Errorf("the guest's clock reads %v", time.Unix(unix, 0))
+	}
+	if out := s.run("nproc"); strings.TrimSpace(out) != strconv.Itoa(kind.cpus) {
+		t.Errorf("the guest has %q CPUs, want %d", out, kind.cpus)
 	}
 	if out := s.run("cat /sys/class/net/eth0/address"); !strings.Contains(out, "52:54:00:00:00:09") {
 		t.Errorf("address %q", out)
@@ -153,7 +198,7 @@ func TestGuest(t *testing.T) {
 	s.Pause()
 	s.copyTo(t, moved.rig)
 	moved.Resume()
-	moved.screen.await(t, "moved-on", time.Minute)
+	moved.screen.await(t, "moved-on", kind.patience)
 	moved.commands = s.commands
 	reachable(moved)
 	out := moved.run("head -c $(wc -c < /tmp/data) /dev/vda | md5sum; echo $sum")
@@ -171,8 +216,8 @@ func TestGuest(t *testing.T) {
 		t.Fatal(err)
 	}
 	moved.Resume()
-	moved.screen.await(t, "understudy-guest: ready", 3*time.Minute)
-	moved.screen.await(t, "# ", time.Minute)
+	moved.screen.await(t, "understudy-guest: ready", 3*kind.patience)
+	moved.screen.await(t, "# ", kind.patience)
 	moved.ConsoleInput([]byte("poweroff -f\n"))
 	if stop := <-moved.stops; stop.Cause != vmm.PowerOff {
 		t.Fatalf("stopped by %v: %s", stop.Cause, stop.Detail)

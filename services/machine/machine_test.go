@@ -3,6 +3,7 @@ package machine
 import (
 	"bytes"
 	"errors"
+	"io"
 	"path/filepath"
 	"runtime"
 	"sync"
@@ -77,6 +78,7 @@ type screen struct {
 	mu      sync.Mutex
 	text    bytes.Buffer
 	changed chan struct{}
+	also    io.Writer // gets what the guest prints, too
 }
 
 func newScreen() *screen { return &screen{changed: make(chan struct{}, 1)} }
@@ -85,6 +87,9 @@ func (s *screen) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.text.Write(p)
+	if s.also != nil {
+		s.also.Write(p)
+	}
 	select {
 	case s.changed <- struct{}{}:
 	default:
@@ -319,7 +324,7 @@ func (r *rig) copyTo(t *testing.T, to *rig) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := to.Memory().WriteAt(r.Memory().Bytes(), rv64.RAMBase); err != nil {
+	if err := to.Memory().WriteAt(r.Memory().Bytes(), r.Memory().Base()); err != nil {
 		t.Fatal(err)
 	}
 	if err := to.Load(s); err != nil {

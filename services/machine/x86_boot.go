@@ -19,8 +19,20 @@ const (
 	x86Cmdline   = 0x2_0000
 	x86LowEnd    = 0x9_f000 // usable memory below the BIOS's
 	x86ACPI      = 0xe_0000
+	x86Reset     = 0xf_fff0
 	x86HighStart = 0x10_0000
 )
+
+// resetVector is all there is of a BIOS. Linux with hardware-reduced ACPI reboots
+// by EFI, and where there is none by a jump in real mode to where a CPU starts
+// (arch/x86/kernel/reboot.c), without a try of ACPI's reset register.
+var resetVector = []byte{
+	0xba, portReset & 0xff, portReset >> 8, // mov dx, portReset
+	0xb0, resetCPU | resetSystem, //           mov al, …
+	0xee,       //                             out dx, al
+	0xf4,       //                             hlt
+	0xeb, 0xfd, //                             jmp to hlt
+}
 
 // x86Images are what the x86-64 machine boots from.
 type x86Images struct {
@@ -86,6 +98,7 @@ func (b *x86Images) load(memory *mem.Memory, seed []byte, devices []slot) (vmm.E
 		{x86SetupData, bzimage.SeedData(seed)},
 		{x86Cmdline, append([]byte(b.cfg.Append), 0)},
 		{x86ACPI, acpi.Tables(x86Description(b.cfg.CPUs, devices), x86ACPI)},
+		{x86Reset, resetVector},
 	} {
 		if err := memory.WriteAt(part.data, part.addr); err != nil {
 			return vmm.Entry{}, fmt.Errorf("load boot images: %w", err)

@@ -151,6 +151,9 @@ func TestX86Load(t *testing.T) {
 	if got := at(le.Uint64(zero[0x70:]), 8); string(got) != "RSD PTR " {
 		t.Errorf("%q instead of the root pointer", got)
 	}
+	if got := fmt.Sprintf("%x", at(0xffff0, 8)); got != "baf90cb006eef4eb" {
+		t.Errorf("reset vector %s", got) // mov dx, 0xcf9; mov al, 6; out dx, al; hlt; jmp
+	}
 	if n := zero[0x1e8]; n != 4 {
 		t.Errorf("memory map of %d regions", n)
 	}
