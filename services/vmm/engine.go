@@ -82,6 +82,6 @@ type Entry struct {
 	// PC is the guest-physical address of the first instruction.
 	PC uint64
 	// Args are handed over in the registers that the boot protocol names
-	// (rv64: a0, a1).
+	// (rv64: a0, a1; kvm: rsi, rdi).
 	Args [2]uint64
 }
