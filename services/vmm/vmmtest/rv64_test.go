@@ -2,6 +2,8 @@ package vmmtest
 
 import (
 	"embed"
+	"encoding/hex"
+	"strings"
 	"testing"
 
 	"github.com/understudy-ft/understudy/services/mem"
@@ -9,11 +11,15 @@ import (
 	"github.com/understudy-ft/understudy/services/vmm"
 )
 
-//go:embed testdata/rv64/*.bin testdata/x86/*.bin
+//go:embed testdata/rv64/*.hex testdata/x86/*.hex
 var programs embed.FS
 
 func program(t testing.TB, isa, name string) []byte {
-	b, err := programs.ReadFile("testdata/" + isa + "/" + name + ".bin")
+	text, err := programs.ReadFile("testdata/" + isa + "/" + name + ".hex")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := hex.DecodeString(strings.Join(strings.Fields(string(text)), ""))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,7 +8,8 @@ build() { # directory, prefix of the tools, assembler's and linker's options
 		"$2as" $3 -I "$1" -o "$p.o" "$s"
 		"$2ld" $4 -o "$p.elf" "$p.o"
 		"$2objcopy" -O binary -j .text "$p.elf" "$p.bin"
-		rm "$p.o" "$p.elf"
+		od -An -v -tx1 "$p.bin" >"$p.hex"
+		rm "$p.o" "$p.elf" "$p.bin"
 	done
 }
 build x86 "${X86:-}" --64 "-Ttext=0x100000"
