@@ -119,23 +119,13 @@ func (h *held) newEpoch() { h.last, h.reported = 0, 0 }
 
 // message describes a held output to the arbiter.
 func (o *output) message() *pb.Output {
-	m := &pb.Output{
-		Id: o.id, Kind: pb.OutputKind(o.Kind), Flow: uint64(o.Flow), End: o.End,
-		Ack: o.Ack, Edge: o.Edge, Flags: uint32(o.Flags), AfterInput: o.after, Name: o.Name,
-	}
-	if !o.Digest.IsZero() {
-		m.Digest = o.Digest[:]
-	}
+	m := o.Output.Message()
+	m.Id, m.AfterInput = o.id, o.after
 	return m
 }
 
 // fromMessage is the inverse of message, for outputs that a checkpoint carries.
 func fromMessage(m *pb.HeldOutput) output {
 	p := m.GetOutput()
-	o := output{id: p.GetId(), after: p.GetAfterInput(), frame: m.GetFrame(), Output: flow.Output{
-		Kind: flow.Kind(p.GetKind()), Flow: flow.ID(p.GetFlow()), End: p.GetEnd(),
-		Ack: p.GetAck(), Edge: p.GetEdge(), Flags: flow.Flags(p.GetFlags()), Name: p.GetName(),
-	}}
-	copy(o.Digest[:], p.GetDigest())
-	return o
+	return output{Output: flow.FromMessage(p), id: p.GetId(), after: p.GetAfterInput(), frame: m.GetFrame()}
 }

@@ -159,9 +159,7 @@ func (c *Core) output(side match.Side, o *pb.Output) {
 		return
 	}
 	p.lastID[side] = o.GetId()
-	out := flow.Output{Kind: flow.Kind(o.GetKind()), Flow: flow.ID(o.GetFlow()), End: o.GetEnd(), Ack: o.GetAck(),
-		Edge: o.GetEdge(), Flags: flow.Flags(o.GetFlags()), Name: o.GetName()}
-	copy(out.Digest[:], o.GetDigest())
+	out := flow.FromMessage(o)
 	if out.Kind == flow.Event {
 		if side == match.Active && len(p.events) < eventsMax {
 			p.events = append(p.events, event{id: o.GetId(), what: guestEvent(o.GetName())})
