@@ -9,6 +9,7 @@ package understudyv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -37,6 +38,7 @@ const (
 	EventType_EVENT_TYPE_REBOOTED         EventType = 10
 	EventType_EVENT_TYPE_REFUSED          EventType = 11
 	EventType_EVENT_TYPE_OWNED            EventType = 12
+	EventType_EVENT_TYPE_POLICY           EventType = 13
 )
 
 // Enum value maps for EventType.
@@ -55,6 +57,7 @@ var (
 		10: "EVENT_TYPE_REBOOTED",
 		11: "EVENT_TYPE_REFUSED",
 		12: "EVENT_TYPE_OWNED",
+		13: "EVENT_TYPE_POLICY",
 	}
 	EventType_value = map[string]int32{
 		"EVENT_TYPE_UNSPECIFIED":      0,
@@ -70,6 +73,7 @@ var (
 		"EVENT_TYPE_REBOOTED":         10,
 		"EVENT_TYPE_REFUSED":          11,
 		"EVENT_TYPE_OWNED":            12,
+		"EVENT_TYPE_POLICY":           13,
 	}
 )
 
@@ -418,6 +422,68 @@ func (x *DetachRequest) GetReplicaId() string {
 	return ""
 }
 
+type SetPolicyRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Vm     string                 `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	Policy *Policy                `protobuf:"bytes,2,opt,name=policy,proto3" json:"policy,omitempty"`
+	// The fields of the policy to set, such as "flow_rules"; others stay. A field
+	// that is set to zero is the arbiter's again.
+	Update        *fieldmaskpb.FieldMask `protobuf:"bytes,3,opt,name=update,proto3" json:"update,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPolicyRequest) Reset() {
+	*x = SetPolicyRequest{}
+	mi := &file_understudy_v1_admin_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPolicyRequest) ProtoMessage() {}
+
+func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_understudy_v1_admin_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPolicyRequest.ProtoReflect.Descriptor instead.
+func (*SetPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *SetPolicyRequest) GetVm() string {
+	if x != nil {
+		return x.Vm
+	}
+	return ""
+}
+
+func (x *SetPolicyRequest) GetPolicy() *Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *SetPolicyRequest) GetUpdate() *fieldmaskpb.FieldMask {
+	if x != nil {
+		return x.Update
+	}
+	return nil
+}
+
 // VMStatus is what the arbiter knows about a VM.
 type VMStatus struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -425,7 +491,8 @@ type VMStatus struct {
 	Epoch    uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Replicas []*ReplicaStatus       `protobuf:"bytes,3,rep,name=replicas,proto3" json:"replicas,omitempty"`
 	Counters *VMCounters            `protobuf:"bytes,4,opt,name=counters,proto3" json:"counters,omitempty"`
-	Policy   *Policy                `protobuf:"bytes,5,opt,name=policy,proto3" json:"policy,omitempty"`
+	// The policy in force: the record's, and the arbiter's where that has none.
+	Policy *Policy `protobuf:"bytes,5,opt,name=policy,proto3" json:"policy,omitempty"`
 	// One plain sentence, such as "protected by r-2 since 12:30:01".
 	Summary string `protobuf:"bytes,6,opt,name=summary,proto3" json:"summary,omitempty"`
 	// The arbiter that owns the VM; absent where none does.
@@ -436,7 +503,7 @@ type VMStatus struct {
 
 func (x *VMStatus) Reset() {
 	*x = VMStatus{}
-	mi := &file_understudy_v1_admin_proto_msgTypes[7]
+	mi := &file_understudy_v1_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -448,7 +515,7 @@ func (x *VMStatus) String() string {
 func (*VMStatus) ProtoMessage() {}
 
 func (x *VMStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_admin_proto_msgTypes[7]
+	mi := &file_understudy_v1_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -461,7 +528,7 @@ func (x *VMStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VMStatus.ProtoReflect.Descriptor instead.
 func (*VMStatus) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *VMStatus) GetRecord() *Record {
@@ -527,7 +594,7 @@ type ArbiterRef struct {
 
 func (x *ArbiterRef) Reset() {
 	*x = ArbiterRef{}
-	mi := &file_understudy_v1_admin_proto_msgTypes[8]
+	mi := &file_understudy_v1_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -539,7 +606,7 @@ func (x *ArbiterRef) String() string {
 func (*ArbiterRef) ProtoMessage() {}
 
 func (x *ArbiterRef) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_admin_proto_msgTypes[8]
+	mi := &file_understudy_v1_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -552,7 +619,7 @@ func (x *ArbiterRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArbiterRef.ProtoReflect.Descriptor instead.
 func (*ArbiterRef) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ArbiterRef) GetId() string {
@@ -584,13 +651,15 @@ type ReplicaStatus struct {
 	Held           uint32                 `protobuf:"varint,4,opt,name=held,proto3" json:"held,omitempty"`
 	FeedLag        uint32                 `protobuf:"varint,5,opt,name=feed_lag,json=feedLag,proto3" json:"feed_lag,omitempty"`
 	SilentMs       uint64                 `protobuf:"varint,6,opt,name=silent_ms,json=silentMs,proto3" json:"silent_ms,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Outputs that have left past the arbiter, by a flow rule.
+	Bypassed      uint64 `protobuf:"varint,7,opt,name=bypassed,proto3" json:"bypassed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReplicaStatus) Reset() {
 	*x = ReplicaStatus{}
-	mi := &file_understudy_v1_admin_proto_msgTypes[9]
+	mi := &file_understudy_v1_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -602,7 +671,7 @@ func (x *ReplicaStatus) String() string {
 func (*ReplicaStatus) ProtoMessage() {}
 
 func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_admin_proto_msgTypes[9]
+	mi := &file_understudy_v1_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -615,7 +684,7 @@ func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaStatus.ProtoReflect.Descriptor instead.
 func (*ReplicaStatus) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ReplicaStatus) GetReplica() *ReplicaRef {
@@ -660,6 +729,13 @@ func (x *ReplicaStatus) GetSilentMs() uint64 {
 	return 0
 }
 
+func (x *ReplicaStatus) GetBypassed() uint64 {
+	if x != nil {
+		return x.Bypassed
+	}
+	return 0
+}
+
 type VMCounters struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	OutputsCompared uint64                 `protobuf:"varint,1,opt,name=outputs_compared,json=outputsCompared,proto3" json:"outputs_compared,omitempty"`
@@ -680,7 +756,7 @@ type VMCounters struct {
 
 func (x *VMCounters) Reset() {
 	*x = VMCounters{}
-	mi := &file_understudy_v1_admin_proto_msgTypes[10]
+	mi := &file_understudy_v1_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -692,7 +768,7 @@ func (x *VMCounters) String() string {
 func (*VMCounters) ProtoMessage() {}
 
 func (x *VMCounters) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_admin_proto_msgTypes[10]
+	mi := &file_understudy_v1_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -705,7 +781,7 @@ func (x *VMCounters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VMCounters.ProtoReflect.Descriptor instead.
 func (*VMCounters) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *VMCounters) GetOutputsCompared() uint64 {
@@ -803,7 +879,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_understudy_v1_admin_proto_msgTypes[11]
+	mi := &file_understudy_v1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -815,7 +891,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_admin_proto_msgTypes[11]
+	mi := &file_understudy_v1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -828,7 +904,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Event) GetSequence() uint64 {
@@ -898,7 +974,7 @@ var File_understudy_v1_admin_proto protoreflect.FileDescriptor
 
 const file_understudy_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x19understudy/v1/admin.proto\x12\runderstudy.v1\x1a\x1bunderstudy/v1/arbiter.proto\x1a\x1aunderstudy/v1/common.proto\"\x10\n" +
+	"\x19understudy/v1/admin.proto\x12\runderstudy.v1\x1a google/protobuf/field_mask.proto\x1a\x1bunderstudy/v1/arbiter.proto\x1a\x1aunderstudy/v1/common.proto\"\x10\n" +
 	"\x0eListVMsRequest\"<\n" +
 	"\x0fListVMsResponse\x12)\n" +
 	"\x03vms\x18\x01 \x03(\v2\x17.understudy.v1.VMStatusR\x03vms\"\x1e\n" +
@@ -914,7 +990,11 @@ const file_understudy_v1_admin_proto_rawDesc = "" +
 	"\rDetachRequest\x12\x0e\n" +
 	"\x02vm\x18\x01 \x01(\tR\x02vm\x12\x1d\n" +
 	"\n" +
-	"replica_id\x18\x02 \x01(\tR\treplicaId\"\xba\x02\n" +
+	"replica_id\x18\x02 \x01(\tR\treplicaId\"\x85\x01\n" +
+	"\x10SetPolicyRequest\x12\x0e\n" +
+	"\x02vm\x18\x01 \x01(\tR\x02vm\x12-\n" +
+	"\x06policy\x18\x02 \x01(\v2\x15.understudy.v1.PolicyR\x06policy\x122\n" +
+	"\x06update\x18\x03 \x01(\v2\x1a.google.protobuf.FieldMaskR\x06update\"\xba\x02\n" +
 	"\bVMStatus\x12-\n" +
 	"\x06record\x18\x01 \x01(\v2\x15.understudy.v1.RecordR\x06record\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x128\n" +
@@ -927,14 +1007,15 @@ const file_understudy_v1_admin_proto_rawDesc = "" +
 	"ArbiterRef\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
-	"\x04page\x18\x03 \x01(\tR\x04page\"\xe2\x01\n" +
+	"\x04page\x18\x03 \x01(\tR\x04page\"\xfe\x01\n" +
 	"\rReplicaStatus\x123\n" +
 	"\areplica\x18\x01 \x01(\v2\x19.understudy.v1.ReplicaRefR\areplica\x12'\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x13.understudy.v1.RoleR\x04role\x12'\n" +
 	"\x0fdelivered_input\x18\x03 \x01(\x04R\x0edeliveredInput\x12\x12\n" +
 	"\x04held\x18\x04 \x01(\rR\x04held\x12\x19\n" +
 	"\bfeed_lag\x18\x05 \x01(\rR\afeedLag\x12\x1b\n" +
-	"\tsilent_ms\x18\x06 \x01(\x04R\bsilentMs\"\x94\x03\n" +
+	"\tsilent_ms\x18\x06 \x01(\x04R\bsilentMs\x12\x1a\n" +
+	"\bbypassed\x18\a \x01(\x04R\bbypassed\"\x94\x03\n" +
 	"\n" +
 	"VMCounters\x12)\n" +
 	"\x10outputs_compared\x18\x01 \x01(\x04R\x0foutputsCompared\x12)\n" +
@@ -961,7 +1042,7 @@ const file_understudy_v1_admin_proto_rawDesc = "" +
 	"\x04type\x18\x06 \x01(\x0e2\x18.understudy.v1.EventTypeR\x04type\x12-\n" +
 	"\x06reason\x18\a \x01(\x0e2\x15.understudy.v1.ReasonR\x06reason\x12\x16\n" +
 	"\x06detail\x18\b \x01(\tR\x06detail\x12.\n" +
-	"\x05stats\x18\t \x01(\v2\x18.understudy.v1.SyncStatsR\x05stats*\xdd\x02\n" +
+	"\x05stats\x18\t \x01(\v2\x18.understudy.v1.SyncStatsR\x05stats*\xf4\x02\n" +
 	"\tEventType\x12\x1a\n" +
 	"\x16EVENT_TYPE_UNSPECIFIED\x10\x00\x12\x1f\n" +
 	"\x1bEVENT_TYPE_REPLICA_ATTACHED\x10\x01\x12\x1b\n" +
@@ -976,14 +1057,16 @@ const file_understudy_v1_admin_proto_rawDesc = "" +
 	"\x13EVENT_TYPE_REBOOTED\x10\n" +
 	"\x12\x16\n" +
 	"\x12EVENT_TYPE_REFUSED\x10\v\x12\x14\n" +
-	"\x10EVENT_TYPE_OWNED\x10\f2\xa1\x03\n" +
+	"\x10EVENT_TYPE_OWNED\x10\f\x12\x15\n" +
+	"\x11EVENT_TYPE_POLICY\x10\r2\xe8\x03\n" +
 	"\x05Admin\x12H\n" +
 	"\aListVMs\x12\x1d.understudy.v1.ListVMsRequest\x1a\x1e.understudy.v1.ListVMsResponse\x12=\n" +
 	"\x05GetVM\x12\x1b.understudy.v1.GetVMRequest\x1a\x17.understudy.v1.VMStatus\x12H\n" +
 	"\vWatchEvents\x12!.understudy.v1.WatchEventsRequest\x1a\x14.understudy.v1.Event0\x01\x12C\n" +
 	"\bFailOver\x12\x1e.understudy.v1.FailOverRequest\x1a\x17.understudy.v1.VMStatus\x12?\n" +
 	"\x06Resync\x12\x1c.understudy.v1.ResyncRequest\x1a\x17.understudy.v1.VMStatus\x12?\n" +
-	"\x06Detach\x12\x1c.understudy.v1.DetachRequest\x1a\x17.understudy.v1.VMStatusBFZDgithub.com/understudy-ft/understudy/proto/understudy/v1;understudyv1b\x06proto3"
+	"\x06Detach\x12\x1c.understudy.v1.DetachRequest\x1a\x17.understudy.v1.VMStatus\x12E\n" +
+	"\tSetPolicy\x12\x1f.understudy.v1.SetPolicyRequest\x1a\x17.understudy.v1.VMStatusBFZDgithub.com/understudy-ft/understudy/proto/understudy/v1;understudyv1b\x06proto3"
 
 var (
 	file_understudy_v1_admin_proto_rawDescOnce sync.Once
@@ -998,57 +1081,63 @@ func file_understudy_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_understudy_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_understudy_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_understudy_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_understudy_v1_admin_proto_goTypes = []any{
-	(EventType)(0),             // 0: understudy.v1.EventType
-	(*ListVMsRequest)(nil),     // 1: understudy.v1.ListVMsRequest
-	(*ListVMsResponse)(nil),    // 2: understudy.v1.ListVMsResponse
-	(*GetVMRequest)(nil),       // 3: understudy.v1.GetVMRequest
-	(*WatchEventsRequest)(nil), // 4: understudy.v1.WatchEventsRequest
-	(*FailOverRequest)(nil),    // 5: understudy.v1.FailOverRequest
-	(*ResyncRequest)(nil),      // 6: understudy.v1.ResyncRequest
-	(*DetachRequest)(nil),      // 7: understudy.v1.DetachRequest
-	(*VMStatus)(nil),           // 8: understudy.v1.VMStatus
-	(*ArbiterRef)(nil),         // 9: understudy.v1.ArbiterRef
-	(*ReplicaStatus)(nil),      // 10: understudy.v1.ReplicaStatus
-	(*VMCounters)(nil),         // 11: understudy.v1.VMCounters
-	(*Event)(nil),              // 12: understudy.v1.Event
-	(*Record)(nil),             // 13: understudy.v1.Record
-	(*Policy)(nil),             // 14: understudy.v1.Policy
-	(*ReplicaRef)(nil),         // 15: understudy.v1.ReplicaRef
-	(Role)(0),                  // 16: understudy.v1.Role
-	(Reason)(0),                // 17: understudy.v1.Reason
-	(*SyncStats)(nil),          // 18: understudy.v1.SyncStats
+	(EventType)(0),                // 0: understudy.v1.EventType
+	(*ListVMsRequest)(nil),        // 1: understudy.v1.ListVMsRequest
+	(*ListVMsResponse)(nil),       // 2: understudy.v1.ListVMsResponse
+	(*GetVMRequest)(nil),          // 3: understudy.v1.GetVMRequest
+	(*WatchEventsRequest)(nil),    // 4: understudy.v1.WatchEventsRequest
+	(*FailOverRequest)(nil),       // 5: understudy.v1.FailOverRequest
+	(*ResyncRequest)(nil),         // 6: understudy.v1.ResyncRequest
+	(*DetachRequest)(nil),         // 7: understudy.v1.DetachRequest
+	(*SetPolicyRequest)(nil),      // 8: understudy.v1.SetPolicyRequest
+	(*VMStatus)(nil),              // 9: understudy.v1.VMStatus
+	(*ArbiterRef)(nil),            // 10: understudy.v1.ArbiterRef
+	(*ReplicaStatus)(nil),         // 11: understudy.v1.ReplicaStatus
+	(*VMCounters)(nil),            // 12: understudy.v1.VMCounters
+	(*Event)(nil),                 // 13: understudy.v1.Event
+	(*Policy)(nil),                // 14: understudy.v1.Policy
+	(*fieldmaskpb.FieldMask)(nil), // 15: google.protobuf.FieldMask
+	(*Record)(nil),                // 16: understudy.v1.Record
+	(*ReplicaRef)(nil),            // 17: understudy.v1.ReplicaRef
+	(Role)(0),                     // 18: understudy.v1.Role
+	(Reason)(0),                   // 19: understudy.v1.Reason
+	(*SyncStats)(nil),             // 20: understudy.v1.SyncStats
 }
 var file_understudy_v1_admin_proto_depIdxs = []int32{
-	8,  // 0: understudy.v1.ListVMsResponse.vms:type_name -> understudy.v1.VMStatus
-	13, // 1: understudy.v1.VMStatus.record:type_name -> understudy.v1.Record
-	10, // 2: understudy.v1.VMStatus.replicas:type_name -> understudy.v1.ReplicaStatus
-	11, // 3: understudy.v1.VMStatus.counters:type_name -> understudy.v1.VMCounters
-	14, // 4: understudy.v1.VMStatus.policy:type_name -> understudy.v1.Policy
-	9,  // 5: understudy.v1.VMStatus.owner:type_name -> understudy.v1.ArbiterRef
-	15, // 6: understudy.v1.ReplicaStatus.replica:type_name -> understudy.v1.ReplicaRef
-	16, // 7: understudy.v1.ReplicaStatus.role:type_name -> understudy.v1.Role
-	0,  // 8: understudy.v1.Event.type:type_name -> understudy.v1.EventType
-	17, // 9: understudy.v1.Event.reason:type_name -> understudy.v1.Reason
-	18, // 10: understudy.v1.Event.stats:type_name -> understudy.v1.SyncStats
-	1,  // 11: understudy.v1.Admin.ListVMs:input_type -> understudy.v1.ListVMsRequest
-	3,  // 12: understudy.v1.Admin.GetVM:input_type -> understudy.v1.GetVMRequest
-	4,  // 13: understudy.v1.Admin.WatchEvents:input_type -> understudy.v1.WatchEventsRequest
-	5,  // 14: understudy.v1.Admin.FailOver:input_type -> understudy.v1.FailOverRequest
-	6,  // 15: understudy.v1.Admin.Resync:input_type -> understudy.v1.ResyncRequest
-	7,  // 16: understudy.v1.Admin.Detach:input_type -> understudy.v1.DetachRequest
-	2,  // 17: understudy.v1.Admin.ListVMs:output_type -> understudy.v1.ListVMsResponse
-	8,  // 18: understudy.v1.Admin.GetVM:output_type -> understudy.v1.VMStatus
-	12, // 19: understudy.v1.Admin.WatchEvents:output_type -> understudy.v1.Event
-	8,  // 20: understudy.v1.Admin.FailOver:output_type -> understudy.v1.VMStatus
-	8,  // 21: understudy.v1.Admin.Resync:output_type -> understudy.v1.VMStatus
-	8,  // 22: understudy.v1.Admin.Detach:output_type -> understudy.v1.VMStatus
-	17, // [17:23] is the sub-list for method output_type
-	11, // [11:17] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	9,  // 0: understudy.v1.ListVMsResponse.vms:type_name -> understudy.v1.VMStatus
+	14, // 1: understudy.v1.SetPolicyRequest.policy:type_name -> understudy.v1.Policy
+	15, // 2: understudy.v1.SetPolicyRequest.update:type_name -> google.protobuf.FieldMask
+	16, // 3: understudy.v1.VMStatus.record:type_name -> understudy.v1.Record
+	11, // 4: understudy.v1.VMStatus.replicas:type_name -> understudy.v1.ReplicaStatus
+	12, // 5: understudy.v1.VMStatus.counters:type_name -> understudy.v1.VMCounters
+	14, // 6: understudy.v1.VMStatus.policy:type_name -> understudy.v1.Policy
+	10, // 7: understudy.v1.VMStatus.owner:type_name -> understudy.v1.ArbiterRef
+	17, // 8: understudy.v1.ReplicaStatus.replica:type_name -> understudy.v1.ReplicaRef
+	18, // 9: understudy.v1.ReplicaStatus.role:type_name -> understudy.v1.Role
+	0,  // 10: understudy.v1.Event.type:type_name -> understudy.v1.EventType
+	19, // 11: understudy.v1.Event.reason:type_name -> understudy.v1.Reason
+	20, // 12: understudy.v1.Event.stats:type_name -> understudy.v1.SyncStats
+	1,  // 13: understudy.v1.Admin.ListVMs:input_type -> understudy.v1.ListVMsRequest
+	3,  // 14: understudy.v1.Admin.GetVM:input_type -> understudy.v1.GetVMRequest
+	4,  // 15: understudy.v1.Admin.WatchEvents:input_type -> understudy.v1.WatchEventsRequest
+	5,  // 16: understudy.v1.Admin.FailOver:input_type -> understudy.v1.FailOverRequest
+	6,  // 17: understudy.v1.Admin.Resync:input_type -> understudy.v1.ResyncRequest
+	7,  // 18: understudy.v1.Admin.Detach:input_type -> understudy.v1.DetachRequest
+	8,  // 19: understudy.v1.Admin.SetPolicy:input_type -> understudy.v1.SetPolicyRequest
+	2,  // 20: understudy.v1.Admin.ListVMs:output_type -> understudy.v1.ListVMsResponse
+	9,  // 21: understudy.v1.Admin.GetVM:output_type -> understudy.v1.VMStatus
+	13, // 22: understudy.v1.Admin.WatchEvents:output_type -> understudy.v1.Event
+	9,  // 23: understudy.v1.Admin.FailOver:output_type -> understudy.v1.VMStatus
+	9,  // 24: understudy.v1.Admin.Resync:output_type -> understudy.v1.VMStatus
+	9,  // 25: understudy.v1.Admin.Detach:output_type -> understudy.v1.VMStatus
+	9,  // 26: understudy.v1.Admin.SetPolicy:output_type -> understudy.v1.VMStatus
+	20, // [20:27] is the sub-list for method output_type
+	13, // [13:20] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_understudy_v1_admin_proto_init() }
@@ -1064,7 +1153,7 @@ func file_understudy_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_understudy_v1_admin_proto_rawDesc), len(file_understudy_v1_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

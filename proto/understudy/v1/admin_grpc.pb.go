@@ -25,6 +25,7 @@ const (
 	Admin_FailOver_FullMethodName    = "/understudy.v1.Admin/FailOver"
 	Admin_Resync_FullMethodName      = "/understudy.v1.Admin/Resync"
 	Admin_Detach_FullMethodName      = "/understudy.v1.Admin/Detach"
+	Admin_SetPolicy_FullMethodName   = "/understudy.v1.Admin/SetPolicy"
 )
 
 // AdminClient is the client API for Admin service.
@@ -43,6 +44,9 @@ type AdminClient interface {
 	Resync(ctx context.Context, in *ResyncRequest, opts ...grpc.CallOption) (*VMStatus, error)
 	// Detach drops a replica: a standby leaves protection, a spare leaves the pool.
 	Detach(ctx context.Context, in *DetachRequest, opts ...grpc.CallOption) (*VMStatus, error)
+	// SetPolicy changes fields of a VM's policy, which etcd keeps. A protected VM
+	// begins a new epoch with it, which the call waits for.
+	SetPolicy(ctx context.Context, in *SetPolicyRequest, opts ...grpc.CallOption) (*VMStatus, error)
 }
 
 type adminClient struct {
@@ -122,6 +126,16 @@ func (c *adminClient) Detach(ctx context.Context, in *DetachRequest, opts ...grp
 	return out, nil
 }
 
+func (c *adminClient) SetPolicy(ctx context.Context, in *SetPolicyRequest, opts ...grpc.CallOption) (*VMStatus, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(VMStatus)
+	err := c.cc.Invoke(ctx, Admin_SetPolicy_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServer is the server API for Admin service.
 // All implementations must embed UnimplementedAdminServer
 // for forward compatibility.
@@ -138,6 +152,9 @@ type AdminServer interface {
 	Resync(context.Context, *ResyncRequest) (*VMStatus, error)
 	// Detach drops a replica: a standby leaves protection, a spare leaves the pool.
 	Detach(context.Context, *DetachRequest) (*VMStatus, error)
+	// SetPolicy changes fields of a VM's policy, which etcd keeps. A protected VM
+	// begins a new epoch with it, which the call waits for.
+	SetPolicy(context.Context, *SetPolicyRequest) (*VMStatus, error)
 	mustEmbedUnimplementedAdminServer()
 }
 
@@ -165,6 +182,9 @@ func (UnimplementedAdminServer) Resync(context.Context, *ResyncRequest) (*VMStat
 }
 func (UnimplementedAdminServer) Detach(context.Context, *DetachRequest) (*VMStatus, error) {
 	return nil, status.Error(codes.Unimplemented, "method Detach not implemented")
+}
+func (UnimplementedAdminServer) SetPolicy(context.Context, *SetPolicyRequest) (*VMStatus, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetPolicy not implemented")
 }
 func (UnimplementedAdminServer) mustEmbedUnimplementedAdminServer() {}
 func (UnimplementedAdminServer) testEmbeddedByValue()               {}
@@ -288,6 +308,24 @@ func _Admin_Detach_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_SetPolicy_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetPolicyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).SetPolicy(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_SetPolicy_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).SetPolicy(ctx, req.(*SetPolicyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Admin_ServiceDesc is the grpc.ServiceDesc for Admin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -314,6 +352,10 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Detach",
 			Handler:    _Admin_Detach_Handler,
+		},
+		{
+			MethodName: "SetPolicy",
+			Handler:    _Admin_SetPolicy_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -800,7 +800,10 @@ type Heartbeat struct {
 	// Standby only: inputs received and not yet delivered.
 	FeedLag uint32 `protobuf:"varint,5,opt,name=feed_lag,json=feedLag,proto3" json:"feed_lag,omitempty"`
 	// The replica's lease, which may be another than at Hello.
-	LeaseId       int64 `protobuf:"varint,6,opt,name=lease_id,json=leaseId,proto3" json:"lease_id,omitempty"`
+	LeaseId int64 `protobuf:"varint,6,opt,name=lease_id,json=leaseId,proto3" json:"lease_id,omitempty"`
+	// Outputs that have left past the arbiter, by a flow rule, since the replica
+	// took its copy.
+	Bypassed      uint64 `protobuf:"varint,7,opt,name=bypassed,proto3" json:"bypassed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -873,6 +876,13 @@ func (x *Heartbeat) GetFeedLag() uint32 {
 func (x *Heartbeat) GetLeaseId() int64 {
 	if x != nil {
 		return x.LeaseId
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetBypassed() uint64 {
+	if x != nil {
+		return x.Bypassed
 	}
 	return 0
 }
@@ -1382,7 +1392,8 @@ type Assignment struct {
 	Revision int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	// The lease of this replica that the record's transaction was conditioned
 	// on. An assignment made under another lease is void.
-	LeaseId       int64   `protobuf:"varint,3,opt,name=lease_id,json=leaseId,proto3" json:"lease_id,omitempty"`
+	LeaseId int64 `protobuf:"varint,3,opt,name=lease_id,json=leaseId,proto3" json:"lease_id,omitempty"`
+	// The VM's policy. Its flow rules hold from the next epoch on.
 	Policy        *Policy `protobuf:"bytes,4,opt,name=policy,proto3" json:"policy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1453,7 +1464,9 @@ type Resync struct {
 	Epoch  uint64 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Reason Reason `protobuf:"varint,2,opt,name=reason,proto3,enum=understudy.v1.Reason" json:"reason,omitempty"`
 	// What disagreed, in words.
-	Detail        string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	Detail string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	// The VM's policy. Its flow rules hold from this epoch on.
+	Policy        *Policy `protobuf:"bytes,4,opt,name=policy,proto3" json:"policy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1507,6 +1520,13 @@ func (x *Resync) GetDetail() string {
 		return x.Detail
 	}
 	return ""
+}
+
+func (x *Resync) GetPolicy() *Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
 }
 
 // EpochStarted says that a replica is in the epoch: the standby, that it has
@@ -1816,89 +1836,6 @@ func (x *Refusal) GetAddress() string {
 	return ""
 }
 
-// Policy is what an operator can set about a VM.
-type Policy struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// A standby that is idle with all inputs consumed for this long will not
-	// make an output any more.
-	CompareIdleMs uint32 `protobuf:"varint,1,opt,name=compare_idle_ms,json=compareIdleMs,proto3" json:"compare_idle_ms,omitempty"`
-	// Upper bound of the wait for a matching output.
-	CompareMaxMs uint32 `protobuf:"varint,2,opt,name=compare_max_ms,json=compareMaxMs,proto3" json:"compare_max_ms,omitempty"`
-	// A replica silent for this long is lost.
-	HeartbeatTimeoutMs uint32 `protobuf:"varint,3,opt,name=heartbeat_timeout_ms,json=heartbeatTimeoutMs,proto3" json:"heartbeat_timeout_ms,omitempty"`
-	// Bound on each step of a synchronization.
-	SyncTimeoutMs uint32 `protobuf:"varint,4,opt,name=sync_timeout_ms,json=syncTimeoutMs,proto3" json:"sync_timeout_ms,omitempty"`
-	// Longest epoch; 0: no bound.
-	EpochMaxMs    uint32 `protobuf:"varint,5,opt,name=epoch_max_ms,json=epochMaxMs,proto3" json:"epoch_max_ms,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Policy) Reset() {
-	*x = Policy{}
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[21]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Policy) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Policy) ProtoMessage() {}
-
-func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_arbiter_proto_msgTypes[21]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Policy.ProtoReflect.Descriptor instead.
-func (*Policy) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_arbiter_proto_rawDescGZIP(), []int{21}
-}
-
-func (x *Policy) GetCompareIdleMs() uint32 {
-	if x != nil {
-		return x.CompareIdleMs
-	}
-	return 0
-}
-
-func (x *Policy) GetCompareMaxMs() uint32 {
-	if x != nil {
-		return x.CompareMaxMs
-	}
-	return 0
-}
-
-func (x *Policy) GetHeartbeatTimeoutMs() uint32 {
-	if x != nil {
-		return x.HeartbeatTimeoutMs
-	}
-	return 0
-}
-
-func (x *Policy) GetSyncTimeoutMs() uint32 {
-	if x != nil {
-		return x.SyncTimeoutMs
-	}
-	return 0
-}
-
-func (x *Policy) GetEpochMaxMs() uint32 {
-	if x != nil {
-		return x.EpochMaxMs
-	}
-	return 0
-}
-
 var File_understudy_v1_arbiter_proto protoreflect.FileDescriptor
 
 const file_understudy_v1_arbiter_proto_rawDesc = "" +
@@ -1949,14 +1886,15 @@ const file_understudy_v1_arbiter_proto_rawDesc = "" +
 	"\aversion\x18\b \x01(\tR\aversion\x12'\n" +
 	"\x04disk\x18\t \x01(\v2\x13.understudy.v1.DiskR\x04disk\x12\x19\n" +
 	"\bcan_boot\x18\n" +
-	" \x01(\bR\acanBoot\"\xad\x01\n" +
+	" \x01(\bR\acanBoot\"\xc9\x01\n" +
 	"\tHeartbeat\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12'\n" +
 	"\x0fdelivered_input\x18\x02 \x01(\x04R\x0edeliveredInput\x12\x17\n" +
 	"\aidle_us\x18\x03 \x01(\x04R\x06idleUs\x12\x12\n" +
 	"\x04held\x18\x04 \x01(\rR\x04held\x12\x19\n" +
 	"\bfeed_lag\x18\x05 \x01(\rR\afeedLag\x12\x19\n" +
-	"\blease_id\x18\x06 \x01(\x03R\aleaseId\"\x12\n" +
+	"\blease_id\x18\x06 \x01(\x03R\aleaseId\x12\x1a\n" +
+	"\bbypassed\x18\a \x01(\x04R\bbypassed\"\x12\n" +
 	"\x10ArbiterHeartbeat\"P\n" +
 	"\aOutputs\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12/\n" +
@@ -1997,11 +1935,12 @@ const file_understudy_v1_arbiter_proto_rawDesc = "" +
 	"\x06record\x18\x01 \x01(\v2\x15.understudy.v1.RecordR\x06record\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x19\n" +
 	"\blease_id\x18\x03 \x01(\x03R\aleaseId\x12-\n" +
-	"\x06policy\x18\x04 \x01(\v2\x15.understudy.v1.PolicyR\x06policy\"e\n" +
+	"\x06policy\x18\x04 \x01(\v2\x15.understudy.v1.PolicyR\x06policy\"\x94\x01\n" +
 	"\x06Resync\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12-\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x15.understudy.v1.ReasonR\x06reason\x12\x16\n" +
-	"\x06detail\x18\x03 \x01(\tR\x06detail\"\x83\x01\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\x12-\n" +
+	"\x06policy\x18\x04 \x01(\v2\x15.understudy.v1.PolicyR\x06policy\"\x83\x01\n" +
 	"\fEpochStarted\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12-\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x15.understudy.v1.ReasonR\x06reason\x12.\n" +
@@ -2031,14 +1970,7 @@ const file_understudy_v1_arbiter_proto_rawDesc = "" +
 	"\vACTION_EXIT\x10\x01\x12\x12\n" +
 	"\x0eACTION_DISCARD\x10\x02\x12\x10\n" +
 	"\fACTION_RETRY\x10\x03\x12\x13\n" +
-	"\x0fACTION_REDIRECT\x10\x04\"\xd2\x01\n" +
-	"\x06Policy\x12&\n" +
-	"\x0fcompare_idle_ms\x18\x01 \x01(\rR\rcompareIdleMs\x12$\n" +
-	"\x0ecompare_max_ms\x18\x02 \x01(\rR\fcompareMaxMs\x120\n" +
-	"\x14heartbeat_timeout_ms\x18\x03 \x01(\rR\x12heartbeatTimeoutMs\x12&\n" +
-	"\x0fsync_timeout_ms\x18\x04 \x01(\rR\rsyncTimeoutMs\x12 \n" +
-	"\fepoch_max_ms\x18\x05 \x01(\rR\n" +
-	"epochMaxMs*c\n" +
+	"\x0fACTION_REDIRECT\x10\x04*c\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -2070,7 +2002,7 @@ func file_understudy_v1_arbiter_proto_rawDescGZIP() []byte {
 }
 
 var file_understudy_v1_arbiter_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_understudy_v1_arbiter_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_understudy_v1_arbiter_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_understudy_v1_arbiter_proto_goTypes = []any{
 	(Role)(0),                // 0: understudy.v1.Role
 	(OutputKind)(0),          // 1: understudy.v1.OutputKind
@@ -2096,11 +2028,11 @@ var file_understudy_v1_arbiter_proto_goTypes = []any{
 	(*SyncFailed)(nil),       // 21: understudy.v1.SyncFailed
 	(*Left)(nil),             // 22: understudy.v1.Left
 	(*Refusal)(nil),          // 23: understudy.v1.Refusal
-	(*Policy)(nil),           // 24: understudy.v1.Policy
-	(*ReplicaRef)(nil),       // 25: understudy.v1.ReplicaRef
-	(Mode)(0),                // 26: understudy.v1.Mode
-	(*Disk)(nil),             // 27: understudy.v1.Disk
-	(*Record)(nil),           // 28: understudy.v1.Record
+	(*ReplicaRef)(nil),       // 24: understudy.v1.ReplicaRef
+	(Mode)(0),                // 25: understudy.v1.Mode
+	(*Disk)(nil),             // 26: understudy.v1.Disk
+	(*Record)(nil),           // 27: understudy.v1.Record
+	(*Policy)(nil),           // 28: understudy.v1.Policy
 	(Reason)(0),              // 29: understudy.v1.Reason
 }
 var file_understudy_v1_arbiter_proto_depIdxs = []int32{
@@ -2117,30 +2049,31 @@ var file_understudy_v1_arbiter_proto_depIdxs = []int32{
 	18, // 10: understudy.v1.ToReplica.resync:type_name -> understudy.v1.Resync
 	23, // 11: understudy.v1.ToReplica.refusal:type_name -> understudy.v1.Refusal
 	9,  // 12: understudy.v1.ToReplica.heartbeat:type_name -> understudy.v1.ArbiterHeartbeat
-	25, // 13: understudy.v1.Hello.replica:type_name -> understudy.v1.ReplicaRef
+	24, // 13: understudy.v1.Hello.replica:type_name -> understudy.v1.ReplicaRef
 	0,  // 14: understudy.v1.Hello.role:type_name -> understudy.v1.Role
-	26, // 15: understudy.v1.Hello.mode:type_name -> understudy.v1.Mode
-	27, // 16: understudy.v1.Hello.disk:type_name -> understudy.v1.Disk
+	25, // 15: understudy.v1.Hello.mode:type_name -> understudy.v1.Mode
+	26, // 16: understudy.v1.Hello.disk:type_name -> understudy.v1.Disk
 	11, // 17: understudy.v1.Outputs.outputs:type_name -> understudy.v1.Output
 	1,  // 18: understudy.v1.Output.kind:type_name -> understudy.v1.OutputKind
 	13, // 19: understudy.v1.Release.outputs:type_name -> understudy.v1.Released
 	15, // 20: understudy.v1.Probes.probes:type_name -> understudy.v1.Probe
-	28, // 21: understudy.v1.Assignment.record:type_name -> understudy.v1.Record
-	24, // 22: understudy.v1.Assignment.policy:type_name -> understudy.v1.Policy
+	27, // 21: understudy.v1.Assignment.record:type_name -> understudy.v1.Record
+	28, // 22: understudy.v1.Assignment.policy:type_name -> understudy.v1.Policy
 	29, // 23: understudy.v1.Resync.reason:type_name -> understudy.v1.Reason
-	29, // 24: understudy.v1.EpochStarted.reason:type_name -> understudy.v1.Reason
-	20, // 25: understudy.v1.EpochStarted.stats:type_name -> understudy.v1.SyncStats
-	29, // 26: understudy.v1.SyncFailed.reason:type_name -> understudy.v1.Reason
-	2,  // 27: understudy.v1.Refusal.action:type_name -> understudy.v1.Refusal.Action
-	3,  // 28: understudy.v1.Arbiter.Discover:input_type -> understudy.v1.DiscoverRequest
-	5,  // 29: understudy.v1.Arbiter.Attach:input_type -> understudy.v1.FromReplica
-	4,  // 30: understudy.v1.Arbiter.Discover:output_type -> understudy.v1.DiscoverResponse
-	6,  // 31: understudy.v1.Arbiter.Attach:output_type -> understudy.v1.ToReplica
-	30, // [30:32] is the sub-list for method output_type
-	28, // [28:30] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	28, // 24: understudy.v1.Resync.policy:type_name -> understudy.v1.Policy
+	29, // 25: understudy.v1.EpochStarted.reason:type_name -> understudy.v1.Reason
+	20, // 26: understudy.v1.EpochStarted.stats:type_name -> understudy.v1.SyncStats
+	29, // 27: understudy.v1.SyncFailed.reason:type_name -> understudy.v1.Reason
+	2,  // 28: understudy.v1.Refusal.action:type_name -> understudy.v1.Refusal.Action
+	3,  // 29: understudy.v1.Arbiter.Discover:input_type -> understudy.v1.DiscoverRequest
+	5,  // 30: understudy.v1.Arbiter.Attach:input_type -> understudy.v1.FromReplica
+	4,  // 31: understudy.v1.Arbiter.Discover:output_type -> understudy.v1.DiscoverResponse
+	6,  // 32: understudy.v1.Arbiter.Attach:output_type -> understudy.v1.ToReplica
+	31, // [31:33] is the sub-list for method output_type
+	29, // [29:31] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_understudy_v1_arbiter_proto_init() }
@@ -2172,7 +2105,7 @@ func file_understudy_v1_arbiter_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_understudy_v1_arbiter_proto_rawDesc), len(file_understudy_v1_arbiter_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   22,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

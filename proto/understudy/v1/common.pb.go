@@ -99,6 +99,8 @@ const (
 	Reason_REASON_GUEST_REBOOT    Reason = 11
 	Reason_REASON_ARBITER_CHANGED Reason = 12
 	Reason_REASON_GUEST_FAULT     Reason = 13
+	// An operator has set another policy.
+	Reason_REASON_POLICY Reason = 14
 )
 
 // Enum value maps for Reason.
@@ -118,6 +120,7 @@ var (
 		11: "REASON_GUEST_REBOOT",
 		12: "REASON_ARBITER_CHANGED",
 		13: "REASON_GUEST_FAULT",
+		14: "REASON_POLICY",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":     0,
@@ -134,6 +137,7 @@ var (
 		"REASON_GUEST_REBOOT":    11,
 		"REASON_ARBITER_CHANGED": 12,
 		"REASON_GUEST_FAULT":     13,
+		"REASON_POLICY":          14,
 	}
 )
 
@@ -291,7 +295,10 @@ type Record struct {
 	ActiveDisk string `protobuf:"bytes,8,opt,name=active_disk,json=activeDisk,proto3" json:"active_disk,omitempty"`
 	// Disk.id of the standby's image, which may be an old or unfinished one
 	// unless the mode is PROTECTED.
-	StandbyDisk   string `protobuf:"bytes,9,opt,name=standby_disk,json=standbyDisk,proto3" json:"standby_disk,omitempty"`
+	StandbyDisk string `protobuf:"bytes,9,opt,name=standby_disk,json=standbyDisk,proto3" json:"standby_disk,omitempty"`
+	// What an operator has set for this VM. Fields that are zero are the
+	// arbiter's. It changes without a new term.
+	Policy        *Policy `protobuf:"bytes,10,opt,name=policy,proto3" json:"policy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -389,6 +396,107 @@ func (x *Record) GetStandbyDisk() string {
 	return ""
 }
 
+func (x *Record) GetPolicy() *Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+// Policy is what an operator can set about a VM.
+type Policy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A standby that is idle with all inputs consumed for this long will not
+	// make an output any more.
+	CompareIdleMs uint32 `protobuf:"varint,1,opt,name=compare_idle_ms,json=compareIdleMs,proto3" json:"compare_idle_ms,omitempty"`
+	// Upper bound of the wait for a matching output.
+	CompareMaxMs uint32 `protobuf:"varint,2,opt,name=compare_max_ms,json=compareMaxMs,proto3" json:"compare_max_ms,omitempty"`
+	// A replica silent for this long is lost.
+	HeartbeatTimeoutMs uint32 `protobuf:"varint,3,opt,name=heartbeat_timeout_ms,json=heartbeatTimeoutMs,proto3" json:"heartbeat_timeout_ms,omitempty"`
+	// Bound on each step of a synchronization.
+	SyncTimeoutMs uint32 `protobuf:"varint,4,opt,name=sync_timeout_ms,json=syncTimeoutMs,proto3" json:"sync_timeout_ms,omitempty"`
+	// Longest epoch; 0: no bound.
+	EpochMaxMs uint32 `protobuf:"varint,5,opt,name=epoch_max_ms,json=epochMaxMs,proto3" json:"epoch_max_ms,omitempty"`
+	// What is done with the flows of the guest, such as
+	// "tcp 10.0.0.2:443 > any: pass" (package flow has the grammar). The first
+	// rule that fits a flow decides; a flow without one is compared.
+	FlowRules     []string `protobuf:"bytes,6,rep,name=flow_rules,json=flowRules,proto3" json:"flow_rules,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Policy) Reset() {
+	*x = Policy{}
+	mi := &file_understudy_v1_common_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Policy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Policy) ProtoMessage() {}
+
+func (x *Policy) ProtoReflect() protoreflect.Message {
+	mi := &file_understudy_v1_common_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Policy.ProtoReflect.Descriptor instead.
+func (*Policy) Descriptor() ([]byte, []int) {
+	return file_understudy_v1_common_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Policy) GetCompareIdleMs() uint32 {
+	if x != nil {
+		return x.CompareIdleMs
+	}
+	return 0
+}
+
+func (x *Policy) GetCompareMaxMs() uint32 {
+	if x != nil {
+		return x.CompareMaxMs
+	}
+	return 0
+}
+
+func (x *Policy) GetHeartbeatTimeoutMs() uint32 {
+	if x != nil {
+		return x.HeartbeatTimeoutMs
+	}
+	return 0
+}
+
+func (x *Policy) GetSyncTimeoutMs() uint32 {
+	if x != nil {
+		return x.SyncTimeoutMs
+	}
+	return 0
+}
+
+func (x *Policy) GetEpochMaxMs() uint32 {
+	if x != nil {
+		return x.EpochMaxMs
+	}
+	return 0
+}
+
+func (x *Policy) GetFlowRules() []string {
+	if x != nil {
+		return x.FlowRules
+	}
+	return nil
+}
+
 // Disk is a replica's disk image, as its stamp describes it.
 type Disk struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -409,7 +517,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_understudy_v1_common_proto_msgTypes[2]
+	mi := &file_understudy_v1_common_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -421,7 +529,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_common_proto_msgTypes[2]
+	mi := &file_understudy_v1_common_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -434,7 +542,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_common_proto_rawDescGZIP(), []int{2}
+	return file_understudy_v1_common_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Disk) GetId() string {
@@ -480,7 +588,7 @@ const file_understudy_v1_common_proto_rawDesc = "" +
 	"\n" +
 	"ReplicaRef\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
-	"\aaddress\x18\x02 \x01(\tR\aaddress\"\xd4\x02\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\"\x83\x03\n" +
 	"\x06Record\x12\x0e\n" +
 	"\x02vm\x18\x01 \x01(\tR\x02vm\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12'\n" +
@@ -491,7 +599,18 @@ const file_understudy_v1_common_proto_rawDesc = "" +
 	"\x06reason\x18\a \x01(\x0e2\x15.understudy.v1.ReasonR\x06reason\x12\x1f\n" +
 	"\vactive_disk\x18\b \x01(\tR\n" +
 	"activeDisk\x12!\n" +
-	"\fstandby_disk\x18\t \x01(\tR\vstandbyDisk\"j\n" +
+	"\fstandby_disk\x18\t \x01(\tR\vstandbyDisk\x12-\n" +
+	"\x06policy\x18\n" +
+	" \x01(\v2\x15.understudy.v1.PolicyR\x06policy\"\xf1\x01\n" +
+	"\x06Policy\x12&\n" +
+	"\x0fcompare_idle_ms\x18\x01 \x01(\rR\rcompareIdleMs\x12$\n" +
+	"\x0ecompare_max_ms\x18\x02 \x01(\rR\fcompareMaxMs\x120\n" +
+	"\x14heartbeat_timeout_ms\x18\x03 \x01(\rR\x12heartbeatTimeoutMs\x12&\n" +
+	"\x0fsync_timeout_ms\x18\x04 \x01(\rR\rsyncTimeoutMs\x12 \n" +
+	"\fepoch_max_ms\x18\x05 \x01(\rR\n" +
+	"epochMaxMs\x12\x1d\n" +
+	"\n" +
+	"flow_rules\x18\x06 \x03(\tR\tflowRules\"j\n" +
 	"\x04Disk\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05whole\x18\x02 \x01(\bR\x05whole\x12\x12\n" +
@@ -504,7 +623,7 @@ const file_understudy_v1_common_proto_rawDesc = "" +
 	"\fMODE_SYNCING\x10\x02\x12\x12\n" +
 	"\x0eMODE_PROTECTED\x10\x03\x12\x0e\n" +
 	"\n" +
-	"MODE_ENDED\x10\x04*\xcf\x02\n" +
+	"MODE_ENDED\x10\x04*\xe2\x02\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vREASON_BOOT\x10\x01\x12\x16\n" +
@@ -520,7 +639,8 @@ const file_understudy_v1_common_proto_rawDesc = "" +
 	"\x12\x17\n" +
 	"\x13REASON_GUEST_REBOOT\x10\v\x12\x1a\n" +
 	"\x16REASON_ARBITER_CHANGED\x10\f\x12\x16\n" +
-	"\x12REASON_GUEST_FAULT\x10\r*r\n" +
+	"\x12REASON_GUEST_FAULT\x10\r\x12\x11\n" +
+	"\rREASON_POLICY\x10\x0e*r\n" +
 	"\n" +
 	"GuestEvent\x12\x1b\n" +
 	"\x17GUEST_EVENT_UNSPECIFIED\x10\x00\x12\x18\n" +
@@ -541,25 +661,27 @@ func file_understudy_v1_common_proto_rawDescGZIP() []byte {
 }
 
 var file_understudy_v1_common_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_understudy_v1_common_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_understudy_v1_common_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_understudy_v1_common_proto_goTypes = []any{
 	(Mode)(0),          // 0: understudy.v1.Mode
 	(Reason)(0),        // 1: understudy.v1.Reason
 	(GuestEvent)(0),    // 2: understudy.v1.GuestEvent
 	(*ReplicaRef)(nil), // 3: understudy.v1.ReplicaRef
 	(*Record)(nil),     // 4: understudy.v1.Record
-	(*Disk)(nil),       // 5: understudy.v1.Disk
+	(*Policy)(nil),     // 5: understudy.v1.Policy
+	(*Disk)(nil),       // 6: understudy.v1.Disk
 }
 var file_understudy_v1_common_proto_depIdxs = []int32{
 	0, // 0: understudy.v1.Record.mode:type_name -> understudy.v1.Mode
 	3, // 1: understudy.v1.Record.active:type_name -> understudy.v1.ReplicaRef
 	3, // 2: understudy.v1.Record.standby:type_name -> understudy.v1.ReplicaRef
 	1, // 3: understudy.v1.Record.reason:type_name -> understudy.v1.Reason
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	5, // 4: understudy.v1.Record.policy:type_name -> understudy.v1.Policy
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_understudy_v1_common_proto_init() }
@@ -573,7 +695,7 @@ func file_understudy_v1_common_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_understudy_v1_common_proto_rawDesc), len(file_understudy_v1_common_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -84,8 +84,10 @@ type FlowTableState struct {
 	// Counts epochs; goes into the IDs of connections that the guest opens.
 	Generation uint64 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
 	// Least recently used first.
-	Streams       []*StreamState  `protobuf:"bytes,4,rep,name=streams,proto3" json:"streams,omitempty"`
-	Addresses     []*GuestAddress `protobuf:"bytes,5,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Streams   []*StreamState  `protobuf:"bytes,4,rep,name=streams,proto3" json:"streams,omitempty"`
+	Addresses []*GuestAddress `protobuf:"bytes,5,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// The flow rules of the epoch, in order.
+	Rules         []string `protobuf:"bytes,6,rep,name=rules,proto3" json:"rules,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -151,6 +153,13 @@ func (x *FlowTableState) GetStreams() []*StreamState {
 func (x *FlowTableState) GetAddresses() []*GuestAddress {
 	if x != nil {
 		return x.Addresses
+	}
+	return nil
+}
+
+func (x *FlowTableState) GetRules() []string {
+	if x != nil {
+		return x.Rules
 	}
 	return nil
 }
@@ -523,7 +532,7 @@ var File_understudy_v1_state_flow_proto protoreflect.FileDescriptor
 
 const file_understudy_v1_state_flow_proto_rawDesc = "" +
 	"\n" +
-	"\x1eunderstudy/v1/state_flow.proto\x12\runderstudy.v1\"\xcf\x01\n" +
+	"\x1eunderstudy/v1/state_flow.proto\x12\runderstudy.v1\"\xe5\x01\n" +
 	"\x0eFlowTableState\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x12\n" +
 	"\x04seed\x18\x02 \x01(\x06R\x04seed\x12\x1e\n" +
@@ -531,7 +540,8 @@ const file_understudy_v1_state_flow_proto_rawDesc = "" +
 	"generation\x18\x03 \x01(\x04R\n" +
 	"generation\x124\n" +
 	"\astreams\x18\x04 \x03(\v2\x1a.understudy.v1.StreamStateR\astreams\x129\n" +
-	"\taddresses\x18\x05 \x03(\v2\x1b.understudy.v1.GuestAddressR\taddresses\"\xf7\x06\n" +
+	"\taddresses\x18\x05 \x03(\v2\x1b.understudy.v1.GuestAddressR\taddresses\x12\x14\n" +
+	"\x05rules\x18\x06 \x03(\tR\x05rules\"\xf7\x06\n" +
 	"\vStreamState\x12\x19\n" +
 	"\bguest_ip\x18\x01 \x01(\fR\aguestIp\x12\x17\n" +
 	"\apeer_ip\x18\x02 \x01(\fR\x06peerIp\x12\x1d\n" +
