@@ -39,6 +39,12 @@ const (
 	EventType_EVENT_TYPE_REFUSED          EventType = 11
 	EventType_EVENT_TYPE_OWNED            EventType = 12
 	EventType_EVENT_TYPE_POLICY           EventType = 13
+	// An operator's order was carried out or refused.
+	EventType_EVENT_TYPE_ORDER EventType = 14
+	// Protection was suspended or resumed, a replica drained or undrained.
+	EventType_EVENT_TYPE_SETTINGS EventType = 15
+	// A test of the fail-over has ended.
+	EventType_EVENT_TYPE_TESTED EventType = 16
 )
 
 // Enum value maps for EventType.
@@ -58,6 +64,9 @@ var (
 		11: "EVENT_TYPE_REFUSED",
 		12: "EVENT_TYPE_OWNED",
 		13: "EVENT_TYPE_POLICY",
+		14: "EVENT_TYPE_ORDER",
+		15: "EVENT_TYPE_SETTINGS",
+		16: "EVENT_TYPE_TESTED",
 	}
 	EventType_value = map[string]int32{
 		"EVENT_TYPE_UNSPECIFIED":      0,
@@ -74,6 +83,9 @@ var (
 		"EVENT_TYPE_REFUSED":          11,
 		"EVENT_TYPE_OWNED":            12,
 		"EVENT_TYPE_POLICY":           13,
+		"EVENT_TYPE_ORDER":            14,
+		"EVENT_TYPE_SETTINGS":         15,
+		"EVENT_TYPE_TESTED":           16,
 	}
 )
 
@@ -228,6 +240,386 @@ func (x *GetVMRequest) GetVm() string {
 	return ""
 }
 
+type ListReplicasRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: of every VM.
+	Vm            string `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListReplicasRequest) Reset() {
+	*x = ListReplicasRequest{}
+	mi := &file_understudy_v1_admin_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListReplicasRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListReplicasRequest) ProtoMessage() {}
+
+func (x *ListReplicasRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_understudy_v1_admin_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListReplicasRequest.ProtoReflect.Descriptor instead.
+func (*ListReplicasRequest) Descriptor() ([]byte, []int) {
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ListReplicasRequest) GetVm() string {
+	if x != nil {
+		return x.Vm
+	}
+	return ""
+}
+
+type ListReplicasResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Replicas      []*ReplicaStatus       `protobuf:"bytes,1,rep,name=replicas,proto3" json:"replicas,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListReplicasResponse) Reset() {
+	*x = ListReplicasResponse{}
+	mi := &file_understudy_v1_admin_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListReplicasResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListReplicasResponse) ProtoMessage() {}
+
+func (x *ListReplicasResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_understudy_v1_admin_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListReplicasResponse.ProtoReflect.Descriptor instead.
+func (*ListReplicasResponse) Descriptor() ([]byte, []int) {
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ListReplicasResponse) GetReplicas() []*ReplicaStatus {
+	if x != nil {
+		return x.Replicas
+	}
+	return nil
+}
+
+type GetReplicaRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Vm            string                 `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	ReplicaId     string                 `protobuf:"bytes,2,opt,name=replica_id,json=replicaId,proto3" json:"replica_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetReplicaRequest) Reset() {
+	*x = GetReplicaRequest{}
+	mi := &file_understudy_v1_admin_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetReplicaRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetReplicaRequest) ProtoMessage() {}
+
+func (x *GetReplicaRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_understudy_v1_admin_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetReplicaRequest.ProtoReflect.Descriptor instead.
+func (*GetReplicaRequest) Descriptor() ([]byte, []int) {
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *GetReplicaRequest) GetVm() string {
+	if x != nil {
+		return x.Vm
+	}
+	return ""
+}
+
+func (x *GetReplicaRequest) GetReplicaId() string {
+	if x != nil {
+		return x.ReplicaId
+	}
+	return ""
+}
+
+type ListArbitersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListArbitersRequest) Reset() {
+	*x = ListArbitersRequest{}
+	mi := &file_understudy_v1_admin_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListArbitersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListArbitersRequest) ProtoMessage() {}
+
+func (x *ListArbitersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_understudy_v1_admin_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListArbitersRequest.ProtoReflect.Descriptor instead.
+func (*ListArbitersRequest) Descriptor() ([]byte, []int) {
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{6}
+}
+
+type ListArbitersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Arbiters      []*ArbiterStatus       `protobuf:"bytes,1,rep,name=arbiters,proto3" json:"arbiters,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListArbitersResponse) Reset() {
+	*x = ListArbitersResponse{}
+	mi := &file_understudy_v1_admin_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListArbitersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListArbitersResponse) ProtoMessage() {}
+
+func (x *ListArbitersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_understudy_v1_admin_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListArbitersResponse.ProtoReflect.Descriptor instead.
+func (*ListArbitersResponse) Descriptor() ([]byte, []int) {
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ListArbitersResponse) GetArbiters() []*ArbiterStatus {
+	if x != nil {
+		return x.Arbiters
+	}
+	return nil
+}
+
+type GetArbiterRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: the one that answers.
+	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetArbiterRequest) Reset() {
+	*x = GetArbiterRequest{}
+	mi := &file_understudy_v1_admin_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetArbiterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetArbiterRequest) ProtoMessage() {}
+
+func (x *GetArbiterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_understudy_v1_admin_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetArbiterRequest.ProtoReflect.Descriptor instead.
+func (*GetArbiterRequest) Descriptor() ([]byte, []int) {
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *GetArbiterRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// ArbiterStatus describes an arbiter. Fields from version on are known only of
+// the one that answers.
+type ArbiterStatus struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Arbiter *ArbiterRef            `protobuf:"bytes,1,opt,name=arbiter,proto3" json:"arbiter,omitempty"`
+	// The VMs that it owns.
+	Vms []string `protobuf:"bytes,2,rep,name=vms,proto3" json:"vms,omitempty"`
+	// It is the one that answers.
+	Self    bool   `protobuf:"varint,3,opt,name=self,proto3" json:"self,omitempty"`
+	Version string `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
+	// The versions of the protocol that it speaks.
+	ProtocolMin uint32 `protobuf:"varint,5,opt,name=protocol_min,json=protocolMin,proto3" json:"protocol_min,omitempty"`
+	ProtocolMax uint32 `protobuf:"varint,6,opt,name=protocol_max,json=protocolMax,proto3" json:"protocol_max,omitempty"`
+	// It can own VMs; not_ready says why not.
+	Ready         bool   `protobuf:"varint,7,opt,name=ready,proto3" json:"ready,omitempty"`
+	NotReady      string `protobuf:"bytes,8,opt,name=not_ready,json=notReady,proto3" json:"not_ready,omitempty"`
+	StartedUnixMs int64  `protobuf:"varint,9,opt,name=started_unix_ms,json=startedUnixMs,proto3" json:"started_unix_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ArbiterStatus) Reset() {
+	*x = ArbiterStatus{}
+	mi := &file_understudy_v1_admin_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ArbiterStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ArbiterStatus) ProtoMessage() {}
+
+func (x *ArbiterStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_understudy_v1_admin_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ArbiterStatus.ProtoReflect.Descriptor instead.
+func (*ArbiterStatus) Descriptor() ([]byte, []int) {
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ArbiterStatus) GetArbiter() *ArbiterRef {
+	if x != nil {
+		return x.Arbiter
+	}
+	return nil
+}
+
+func (x *ArbiterStatus) GetVms() []string {
+	if x != nil {
+		return x.Vms
+	}
+	return nil
+}
+
+func (x *ArbiterStatus) GetSelf() bool {
+	if x != nil {
+		return x.Self
+	}
+	return false
+}
+
+func (x *ArbiterStatus) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *ArbiterStatus) GetProtocolMin() uint32 {
+	if x != nil {
+		return x.ProtocolMin
+	}
+	return 0
+}
+
+func (x *ArbiterStatus) GetProtocolMax() uint32 {
+	if x != nil {
+		return x.ProtocolMax
+	}
+	return 0
+}
+
+func (x *ArbiterStatus) GetReady() bool {
+	if x != nil {
+		return x.Ready
+	}
+	return false
+}
+
+func (x *ArbiterStatus) GetNotReady() string {
+	if x != nil {
+		return x.NotReady
+	}
+	return ""
+}
+
+func (x *ArbiterStatus) GetStartedUnixMs() int64 {
+	if x != nil {
+		return x.StartedUnixMs
+	}
+	return 0
+}
+
 type WatchEventsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty: every VM.
@@ -240,7 +632,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_understudy_v1_admin_proto_msgTypes[3]
+	mi := &file_understudy_v1_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -252,7 +644,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_admin_proto_msgTypes[3]
+	mi := &file_understudy_v1_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -265,7 +657,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{3}
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *WatchEventsRequest) GetVm() string {
@@ -291,7 +683,7 @@ type FailOverRequest struct {
 
 func (x *FailOverRequest) Reset() {
 	*x = FailOverRequest{}
-	mi := &file_understudy_v1_admin_proto_msgTypes[4]
+	mi := &file_understudy_v1_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -303,7 +695,7 @@ func (x *FailOverRequest) String() string {
 func (*FailOverRequest) ProtoMessage() {}
 
 func (x *FailOverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_admin_proto_msgTypes[4]
+	mi := &file_understudy_v1_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -316,12 +708,179 @@ func (x *FailOverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailOverRequest.ProtoReflect.Descriptor instead.
 func (*FailOverRequest) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{4}
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *FailOverRequest) GetVm() string {
 	if x != nil {
 		return x.Vm
+	}
+	return ""
+}
+
+type SwitchOverRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Vm            string                 `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SwitchOverRequest) Reset() {
+	*x = SwitchOverRequest{}
+	mi := &file_understudy_v1_admin_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SwitchOverRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SwitchOverRequest) ProtoMessage() {}
+
+func (x *SwitchOverRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_understudy_v1_admin_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SwitchOverRequest.ProtoReflect.Descriptor instead.
+func (*SwitchOverRequest) Descriptor() ([]byte, []int) {
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *SwitchOverRequest) GetVm() string {
+	if x != nil {
+		return x.Vm
+	}
+	return ""
+}
+
+type TestFailOverRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Vm            string                 `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TestFailOverRequest) Reset() {
+	*x = TestFailOverRequest{}
+	mi := &file_understudy_v1_admin_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TestFailOverRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TestFailOverRequest) ProtoMessage() {}
+
+func (x *TestFailOverRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_understudy_v1_admin_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TestFailOverRequest.ProtoReflect.Descriptor instead.
+func (*TestFailOverRequest) Descriptor() ([]byte, []int) {
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *TestFailOverRequest) GetVm() string {
+	if x != nil {
+		return x.Vm
+	}
+	return ""
+}
+
+type TestFailOverResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Status *VMStatus              `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
+	// From the order to the record that makes the standby active.
+	TookOverUs uint64 `protobuf:"varint,2,opt,name=took_over_us,json=tookOverUs,proto3" json:"took_over_us,omitempty"`
+	// From there until the VM was protected again.
+	ProtectedUs uint64 `protobuf:"varint,3,opt,name=protected_us,json=protectedUs,proto3" json:"protected_us,omitempty"`
+	// The VM is back where it was. Otherwise detail says why not.
+	Returned      bool   `protobuf:"varint,4,opt,name=returned,proto3" json:"returned,omitempty"`
+	Detail        string `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TestFailOverResponse) Reset() {
+	*x = TestFailOverResponse{}
+	mi := &file_understudy_v1_admin_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TestFailOverResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TestFailOverResponse) ProtoMessage() {}
+
+func (x *TestFailOverResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_understudy_v1_admin_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TestFailOverResponse.ProtoReflect.Descriptor instead.
+func (*TestFailOverResponse) Descriptor() ([]byte, []int) {
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *TestFailOverResponse) GetStatus() *VMStatus {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
+func (x *TestFailOverResponse) GetTookOverUs() uint64 {
+	if x != nil {
+		return x.TookOverUs
+	}
+	return 0
+}
+
+func (x *TestFailOverResponse) GetProtectedUs() uint64 {
+	if x != nil {
+		return x.ProtectedUs
+	}
+	return 0
+}
+
+func (x *TestFailOverResponse) GetReturned() bool {
+	if x != nil {
+		return x.Returned
+	}
+	return false
+}
+
+func (x *TestFailOverResponse) GetDetail() string {
+	if x != nil {
+		return x.Detail
 	}
 	return ""
 }
@@ -335,7 +894,7 @@ type ResyncRequest struct {
 
 func (x *ResyncRequest) Reset() {
 	*x = ResyncRequest{}
-	mi := &file_understudy_v1_admin_proto_msgTypes[5]
+	mi := &file_understudy_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -347,7 +906,7 @@ func (x *ResyncRequest) String() string {
 func (*ResyncRequest) ProtoMessage() {}
 
 func (x *ResyncRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_admin_proto_msgTypes[5]
+	mi := &file_understudy_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -360,7 +919,7 @@ func (x *ResyncRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResyncRequest.ProtoReflect.Descriptor instead.
 func (*ResyncRequest) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{5}
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ResyncRequest) GetVm() string {
@@ -380,7 +939,7 @@ type DetachRequest struct {
 
 func (x *DetachRequest) Reset() {
 	*x = DetachRequest{}
-	mi := &file_understudy_v1_admin_proto_msgTypes[6]
+	mi := &file_understudy_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -392,7 +951,7 @@ func (x *DetachRequest) String() string {
 func (*DetachRequest) ProtoMessage() {}
 
 func (x *DetachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_admin_proto_msgTypes[6]
+	mi := &file_understudy_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -405,7 +964,7 @@ func (x *DetachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachRequest.ProtoReflect.Descriptor instead.
 func (*DetachRequest) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{6}
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DetachRequest) GetVm() string {
@@ -418,6 +977,199 @@ func (x *DetachRequest) GetVm() string {
 func (x *DetachRequest) GetReplicaId() string {
 	if x != nil {
 		return x.ReplicaId
+	}
+	return ""
+}
+
+type DrainRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Vm            string                 `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	ReplicaId     string                 `protobuf:"bytes,2,opt,name=replica_id,json=replicaId,proto3" json:"replica_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainRequest) Reset() {
+	*x = DrainRequest{}
+	mi := &file_understudy_v1_admin_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainRequest) ProtoMessage() {}
+
+func (x *DrainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_understudy_v1_admin_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
+func (*DrainRequest) Descriptor() ([]byte, []int) {
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *DrainRequest) GetVm() string {
+	if x != nil {
+		return x.Vm
+	}
+	return ""
+}
+
+func (x *DrainRequest) GetReplicaId() string {
+	if x != nil {
+		return x.ReplicaId
+	}
+	return ""
+}
+
+type UndrainRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Vm    string                 `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	// A replica that is attached, or one that VMStatus.record.drained lists.
+	ReplicaId     string `protobuf:"bytes,2,opt,name=replica_id,json=replicaId,proto3" json:"replica_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndrainRequest) Reset() {
+	*x = UndrainRequest{}
+	mi := &file_understudy_v1_admin_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndrainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndrainRequest) ProtoMessage() {}
+
+func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_understudy_v1_admin_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndrainRequest.ProtoReflect.Descriptor instead.
+func (*UndrainRequest) Descriptor() ([]byte, []int) {
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *UndrainRequest) GetVm() string {
+	if x != nil {
+		return x.Vm
+	}
+	return ""
+}
+
+func (x *UndrainRequest) GetReplicaId() string {
+	if x != nil {
+		return x.ReplicaId
+	}
+	return ""
+}
+
+type SuspendProtectionRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Vm            string                 `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SuspendProtectionRequest) Reset() {
+	*x = SuspendProtectionRequest{}
+	mi := &file_understudy_v1_admin_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SuspendProtectionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SuspendProtectionRequest) ProtoMessage() {}
+
+func (x *SuspendProtectionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_understudy_v1_admin_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SuspendProtectionRequest.ProtoReflect.Descriptor instead.
+func (*SuspendProtectionRequest) Descriptor() ([]byte, []int) {
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *SuspendProtectionRequest) GetVm() string {
+	if x != nil {
+		return x.Vm
+	}
+	return ""
+}
+
+type ResumeProtectionRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Vm            string                 `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeProtectionRequest) Reset() {
+	*x = ResumeProtectionRequest{}
+	mi := &file_understudy_v1_admin_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeProtectionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeProtectionRequest) ProtoMessage() {}
+
+func (x *ResumeProtectionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_understudy_v1_admin_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeProtectionRequest.ProtoReflect.Descriptor instead.
+func (*ResumeProtectionRequest) Descriptor() ([]byte, []int) {
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ResumeProtectionRequest) GetVm() string {
+	if x != nil {
+		return x.Vm
 	}
 	return ""
 }
@@ -435,7 +1187,7 @@ type SetPolicyRequest struct {
 
 func (x *SetPolicyRequest) Reset() {
 	*x = SetPolicyRequest{}
-	mi := &file_understudy_v1_admin_proto_msgTypes[7]
+	mi := &file_understudy_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -447,7 +1199,7 @@ func (x *SetPolicyRequest) String() string {
 func (*SetPolicyRequest) ProtoMessage() {}
 
 func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_admin_proto_msgTypes[7]
+	mi := &file_understudy_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -460,7 +1212,7 @@ func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*SetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SetPolicyRequest) GetVm() string {
@@ -484,6 +1236,96 @@ func (x *SetPolicyRequest) GetUpdate() *fieldmaskpb.FieldMask {
 	return nil
 }
 
+type GetSupportBundleRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only what concerns this VM; empty: every VM.
+	Vm            string `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetSupportBundleRequest) Reset() {
+	*x = GetSupportBundleRequest{}
+	mi := &file_understudy_v1_admin_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetSupportBundleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetSupportBundleRequest) ProtoMessage() {}
+
+func (x *GetSupportBundleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_understudy_v1_admin_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetSupportBundleRequest.ProtoReflect.Descriptor instead.
+func (*GetSupportBundleRequest) Descriptor() ([]byte, []int) {
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *GetSupportBundleRequest) GetVm() string {
+	if x != nil {
+		return x.Vm
+	}
+	return ""
+}
+
+// SupportBundleChunk is the next piece of the file.
+type SupportBundleChunk struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SupportBundleChunk) Reset() {
+	*x = SupportBundleChunk{}
+	mi := &file_understudy_v1_admin_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SupportBundleChunk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SupportBundleChunk) ProtoMessage() {}
+
+func (x *SupportBundleChunk) ProtoReflect() protoreflect.Message {
+	mi := &file_understudy_v1_admin_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SupportBundleChunk.ProtoReflect.Descriptor instead.
+func (*SupportBundleChunk) Descriptor() ([]byte, []int) {
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *SupportBundleChunk) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 // VMStatus is what the arbiter knows about a VM.
 type VMStatus struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -503,7 +1345,7 @@ type VMStatus struct {
 
 func (x *VMStatus) Reset() {
 	*x = VMStatus{}
-	mi := &file_understudy_v1_admin_proto_msgTypes[8]
+	mi := &file_understudy_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -515,7 +1357,7 @@ func (x *VMStatus) String() string {
 func (*VMStatus) ProtoMessage() {}
 
 func (x *VMStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_admin_proto_msgTypes[8]
+	mi := &file_understudy_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -528,7 +1370,7 @@ func (x *VMStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VMStatus.ProtoReflect.Descriptor instead.
 func (*VMStatus) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *VMStatus) GetRecord() *Record {
@@ -594,7 +1436,7 @@ type ArbiterRef struct {
 
 func (x *ArbiterRef) Reset() {
 	*x = ArbiterRef{}
-	mi := &file_understudy_v1_admin_proto_msgTypes[9]
+	mi := &file_understudy_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -606,7 +1448,7 @@ func (x *ArbiterRef) String() string {
 func (*ArbiterRef) ProtoMessage() {}
 
 func (x *ArbiterRef) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_admin_proto_msgTypes[9]
+	mi := &file_understudy_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -619,7 +1461,7 @@ func (x *ArbiterRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArbiterRef.ProtoReflect.Descriptor instead.
 func (*ArbiterRef) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ArbiterRef) GetId() string {
@@ -652,14 +1494,25 @@ type ReplicaStatus struct {
 	FeedLag        uint32                 `protobuf:"varint,5,opt,name=feed_lag,json=feedLag,proto3" json:"feed_lag,omitempty"`
 	SilentMs       uint64                 `protobuf:"varint,6,opt,name=silent_ms,json=silentMs,proto3" json:"silent_ms,omitempty"`
 	// Outputs that have left past the arbiter, by a flow rule.
-	Bypassed      uint64 `protobuf:"varint,7,opt,name=bypassed,proto3" json:"bypassed,omitempty"`
+	Bypassed uint64 `protobuf:"varint,7,opt,name=bypassed,proto3" json:"bypassed,omitempty"`
+	Vm       string `protobuf:"bytes,8,opt,name=vm,proto3" json:"vm,omitempty"`
+	// Software version and the version of the protocol that it speaks with the
+	// arbiter.
+	Version  string `protobuf:"bytes,9,opt,name=version,proto3" json:"version,omitempty"`
+	Protocol uint32 `protobuf:"varint,10,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// Hello.process.
+	Process string `protobuf:"bytes,11,opt,name=process,proto3" json:"process,omitempty"`
+	// It is not to be used as the standby.
+	Drained       bool  `protobuf:"varint,12,opt,name=drained,proto3" json:"drained,omitempty"`
+	Disk          *Disk `protobuf:"bytes,13,opt,name=disk,proto3" json:"disk,omitempty"`
+	CanBoot       bool  `protobuf:"varint,14,opt,name=can_boot,json=canBoot,proto3" json:"can_boot,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReplicaStatus) Reset() {
 	*x = ReplicaStatus{}
-	mi := &file_understudy_v1_admin_proto_msgTypes[10]
+	mi := &file_understudy_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -671,7 +1524,7 @@ func (x *ReplicaStatus) String() string {
 func (*ReplicaStatus) ProtoMessage() {}
 
 func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_admin_proto_msgTypes[10]
+	mi := &file_understudy_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -684,7 +1537,7 @@ func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaStatus.ProtoReflect.Descriptor instead.
 func (*ReplicaStatus) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ReplicaStatus) GetReplica() *ReplicaRef {
@@ -736,6 +1589,55 @@ func (x *ReplicaStatus) GetBypassed() uint64 {
 	return 0
 }
 
+func (x *ReplicaStatus) GetVm() string {
+	if x != nil {
+		return x.Vm
+	}
+	return ""
+}
+
+func (x *ReplicaStatus) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *ReplicaStatus) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
+func (x *ReplicaStatus) GetProcess() string {
+	if x != nil {
+		return x.Process
+	}
+	return ""
+}
+
+func (x *ReplicaStatus) GetDrained() bool {
+	if x != nil {
+		return x.Drained
+	}
+	return false
+}
+
+func (x *ReplicaStatus) GetDisk() *Disk {
+	if x != nil {
+		return x.Disk
+	}
+	return nil
+}
+
+func (x *ReplicaStatus) GetCanBoot() bool {
+	if x != nil {
+		return x.CanBoot
+	}
+	return false
+}
+
 type VMCounters struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	OutputsCompared uint64                 `protobuf:"varint,1,opt,name=outputs_compared,json=outputsCompared,proto3" json:"outputs_compared,omitempty"`
@@ -756,7 +1658,7 @@ type VMCounters struct {
 
 func (x *VMCounters) Reset() {
 	*x = VMCounters{}
-	mi := &file_understudy_v1_admin_proto_msgTypes[11]
+	mi := &file_understudy_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -768,7 +1670,7 @@ func (x *VMCounters) String() string {
 func (*VMCounters) ProtoMessage() {}
 
 func (x *VMCounters) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_admin_proto_msgTypes[11]
+	mi := &file_understudy_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -781,7 +1683,7 @@ func (x *VMCounters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VMCounters.ProtoReflect.Descriptor instead.
 func (*VMCounters) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *VMCounters) GetOutputsCompared() uint64 {
@@ -873,13 +1775,14 @@ type Event struct {
 	Reason        Reason                 `protobuf:"varint,7,opt,name=reason,proto3,enum=understudy.v1.Reason" json:"reason,omitempty"`
 	Detail        string                 `protobuf:"bytes,8,opt,name=detail,proto3" json:"detail,omitempty"`
 	Stats         *SyncStats             `protobuf:"bytes,9,opt,name=stats,proto3" json:"stats,omitempty"`
+	Order         *Order                 `protobuf:"bytes,10,opt,name=order,proto3" json:"order,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_understudy_v1_admin_proto_msgTypes[12]
+	mi := &file_understudy_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -891,7 +1794,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_admin_proto_msgTypes[12]
+	mi := &file_understudy_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -904,7 +1807,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Event) GetSequence() uint64 {
@@ -970,6 +1873,95 @@ func (x *Event) GetStats() *SyncStats {
 	return nil
 }
 
+func (x *Event) GetOrder() *Order {
+	if x != nil {
+		return x.Order
+	}
+	return nil
+}
+
+// Order is an operator's order and what became of it.
+type Order struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The method of Admin, such as "SwitchOver", and its arguments.
+	Method    string `protobuf:"bytes,1,opt,name=method,proto3" json:"method,omitempty"`
+	Arguments string `protobuf:"bytes,2,opt,name=arguments,proto3" json:"arguments,omitempty"`
+	// Who gave it: the identity of the certificate, or the address of a peer
+	// without one.
+	Caller string `protobuf:"bytes,3,opt,name=caller,proto3" json:"caller,omitempty"`
+	// The answer's gRPC code, such as "OK" or "FAILED_PRECONDITION", and its
+	// message.
+	Code          string `protobuf:"bytes,4,opt,name=code,proto3" json:"code,omitempty"`
+	Message       string `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Order) Reset() {
+	*x = Order{}
+	mi := &file_understudy_v1_admin_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Order) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Order) ProtoMessage() {}
+
+func (x *Order) ProtoReflect() protoreflect.Message {
+	mi := &file_understudy_v1_admin_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Order.ProtoReflect.Descriptor instead.
+func (*Order) Descriptor() ([]byte, []int) {
+	return file_understudy_v1_admin_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *Order) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *Order) GetArguments() string {
+	if x != nil {
+		return x.Arguments
+	}
+	return ""
+}
+
+func (x *Order) GetCaller() string {
+	if x != nil {
+		return x.Caller
+	}
+	return ""
+}
+
+func (x *Order) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *Order) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
 var File_understudy_v1_admin_proto protoreflect.FileDescriptor
 
 const file_understudy_v1_admin_proto_rawDesc = "" +
@@ -979,22 +1971,72 @@ const file_understudy_v1_admin_proto_rawDesc = "" +
 	"\x0fListVMsResponse\x12)\n" +
 	"\x03vms\x18\x01 \x03(\v2\x17.understudy.v1.VMStatusR\x03vms\"\x1e\n" +
 	"\fGetVMRequest\x12\x0e\n" +
-	"\x02vm\x18\x01 \x01(\tR\x02vm\":\n" +
+	"\x02vm\x18\x01 \x01(\tR\x02vm\"%\n" +
+	"\x13ListReplicasRequest\x12\x0e\n" +
+	"\x02vm\x18\x01 \x01(\tR\x02vm\"P\n" +
+	"\x14ListReplicasResponse\x128\n" +
+	"\breplicas\x18\x01 \x03(\v2\x1c.understudy.v1.ReplicaStatusR\breplicas\"B\n" +
+	"\x11GetReplicaRequest\x12\x0e\n" +
+	"\x02vm\x18\x01 \x01(\tR\x02vm\x12\x1d\n" +
+	"\n" +
+	"replica_id\x18\x02 \x01(\tR\treplicaId\"\x15\n" +
+	"\x13ListArbitersRequest\"P\n" +
+	"\x14ListArbitersResponse\x128\n" +
+	"\barbiters\x18\x01 \x03(\v2\x1c.understudy.v1.ArbiterStatusR\barbiters\"#\n" +
+	"\x11GetArbiterRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xa5\x02\n" +
+	"\rArbiterStatus\x123\n" +
+	"\aarbiter\x18\x01 \x01(\v2\x19.understudy.v1.ArbiterRefR\aarbiter\x12\x10\n" +
+	"\x03vms\x18\x02 \x03(\tR\x03vms\x12\x12\n" +
+	"\x04self\x18\x03 \x01(\bR\x04self\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\tR\aversion\x12!\n" +
+	"\fprotocol_min\x18\x05 \x01(\rR\vprotocolMin\x12!\n" +
+	"\fprotocol_max\x18\x06 \x01(\rR\vprotocolMax\x12\x14\n" +
+	"\x05ready\x18\a \x01(\bR\x05ready\x12\x1b\n" +
+	"\tnot_ready\x18\b \x01(\tR\bnotReady\x12&\n" +
+	"\x0fstarted_unix_ms\x18\t \x01(\x03R\rstartedUnixMs\":\n" +
 	"\x12WatchEventsRequest\x12\x0e\n" +
 	"\x02vm\x18\x01 \x01(\tR\x02vm\x12\x14\n" +
 	"\x05after\x18\x02 \x01(\x04R\x05after\"!\n" +
 	"\x0fFailOverRequest\x12\x0e\n" +
-	"\x02vm\x18\x01 \x01(\tR\x02vm\"\x1f\n" +
+	"\x02vm\x18\x01 \x01(\tR\x02vm\"#\n" +
+	"\x11SwitchOverRequest\x12\x0e\n" +
+	"\x02vm\x18\x01 \x01(\tR\x02vm\"%\n" +
+	"\x13TestFailOverRequest\x12\x0e\n" +
+	"\x02vm\x18\x01 \x01(\tR\x02vm\"\xc0\x01\n" +
+	"\x14TestFailOverResponse\x12/\n" +
+	"\x06status\x18\x01 \x01(\v2\x17.understudy.v1.VMStatusR\x06status\x12 \n" +
+	"\ftook_over_us\x18\x02 \x01(\x04R\n" +
+	"tookOverUs\x12!\n" +
+	"\fprotected_us\x18\x03 \x01(\x04R\vprotectedUs\x12\x1a\n" +
+	"\breturned\x18\x04 \x01(\bR\breturned\x12\x16\n" +
+	"\x06detail\x18\x05 \x01(\tR\x06detail\"\x1f\n" +
 	"\rResyncRequest\x12\x0e\n" +
 	"\x02vm\x18\x01 \x01(\tR\x02vm\">\n" +
 	"\rDetachRequest\x12\x0e\n" +
 	"\x02vm\x18\x01 \x01(\tR\x02vm\x12\x1d\n" +
 	"\n" +
-	"replica_id\x18\x02 \x01(\tR\treplicaId\"\x85\x01\n" +
+	"replica_id\x18\x02 \x01(\tR\treplicaId\"=\n" +
+	"\fDrainRequest\x12\x0e\n" +
+	"\x02vm\x18\x01 \x01(\tR\x02vm\x12\x1d\n" +
+	"\n" +
+	"replica_id\x18\x02 \x01(\tR\treplicaId\"?\n" +
+	"\x0eUndrainRequest\x12\x0e\n" +
+	"\x02vm\x18\x01 \x01(\tR\x02vm\x12\x1d\n" +
+	"\n" +
+	"replica_id\x18\x02 \x01(\tR\treplicaId\"*\n" +
+	"\x18SuspendProtectionRequest\x12\x0e\n" +
+	"\x02vm\x18\x01 \x01(\tR\x02vm\")\n" +
+	"\x17ResumeProtectionRequest\x12\x0e\n" +
+	"\x02vm\x18\x01 \x01(\tR\x02vm\"\x85\x01\n" +
 	"\x10SetPolicyRequest\x12\x0e\n" +
 	"\x02vm\x18\x01 \x01(\tR\x02vm\x12-\n" +
 	"\x06policy\x18\x02 \x01(\v2\x15.understudy.v1.PolicyR\x06policy\x122\n" +
-	"\x06update\x18\x03 \x01(\v2\x1a.google.protobuf.FieldMaskR\x06update\"\xba\x02\n" +
+	"\x06update\x18\x03 \x01(\v2\x1a.google.protobuf.FieldMaskR\x06update\")\n" +
+	"\x17GetSupportBundleRequest\x12\x0e\n" +
+	"\x02vm\x18\x01 \x01(\tR\x02vm\"(\n" +
+	"\x12SupportBundleChunk\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"\xba\x02\n" +
 	"\bVMStatus\x12-\n" +
 	"\x06record\x18\x01 \x01(\v2\x15.understudy.v1.RecordR\x06record\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x128\n" +
@@ -1007,7 +2049,7 @@ const file_understudy_v1_admin_proto_rawDesc = "" +
 	"ArbiterRef\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
-	"\x04page\x18\x03 \x01(\tR\x04page\"\xfe\x01\n" +
+	"\x04page\x18\x03 \x01(\tR\x04page\"\xbc\x03\n" +
 	"\rReplicaStatus\x123\n" +
 	"\areplica\x18\x01 \x01(\v2\x19.understudy.v1.ReplicaRefR\areplica\x12'\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x13.understudy.v1.RoleR\x04role\x12'\n" +
@@ -1015,7 +2057,15 @@ const file_understudy_v1_admin_proto_rawDesc = "" +
 	"\x04held\x18\x04 \x01(\rR\x04held\x12\x19\n" +
 	"\bfeed_lag\x18\x05 \x01(\rR\afeedLag\x12\x1b\n" +
 	"\tsilent_ms\x18\x06 \x01(\x04R\bsilentMs\x12\x1a\n" +
-	"\bbypassed\x18\a \x01(\x04R\bbypassed\"\x94\x03\n" +
+	"\bbypassed\x18\a \x01(\x04R\bbypassed\x12\x0e\n" +
+	"\x02vm\x18\b \x01(\tR\x02vm\x12\x18\n" +
+	"\aversion\x18\t \x01(\tR\aversion\x12\x1a\n" +
+	"\bprotocol\x18\n" +
+	" \x01(\rR\bprotocol\x12\x18\n" +
+	"\aprocess\x18\v \x01(\tR\aprocess\x12\x18\n" +
+	"\adrained\x18\f \x01(\bR\adrained\x12'\n" +
+	"\x04disk\x18\r \x01(\v2\x13.understudy.v1.DiskR\x04disk\x12\x19\n" +
+	"\bcan_boot\x18\x0e \x01(\bR\acanBoot\"\x94\x03\n" +
 	"\n" +
 	"VMCounters\x12)\n" +
 	"\x10outputs_compared\x18\x01 \x01(\x04R\x0foutputsCompared\x12)\n" +
@@ -1032,7 +2082,7 @@ const file_understudy_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"pages_sent\x18\n" +
 	" \x01(\x04R\tpagesSent\x12(\n" +
-	"\x10recent_pauses_us\x18\v \x03(\x04R\x0erecentPausesUs\"\x9b\x02\n" +
+	"\x10recent_pauses_us\x18\v \x03(\x04R\x0erecentPausesUs\"\xc7\x02\n" +
 	"\x05Event\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x17\n" +
 	"\aunix_ms\x18\x02 \x01(\x03R\x06unixMs\x12\x0e\n" +
@@ -1042,7 +2092,15 @@ const file_understudy_v1_admin_proto_rawDesc = "" +
 	"\x04type\x18\x06 \x01(\x0e2\x18.understudy.v1.EventTypeR\x04type\x12-\n" +
 	"\x06reason\x18\a \x01(\x0e2\x15.understudy.v1.ReasonR\x06reason\x12\x16\n" +
 	"\x06detail\x18\b \x01(\tR\x06detail\x12.\n" +
-	"\x05stats\x18\t \x01(\v2\x18.understudy.v1.SyncStatsR\x05stats*\xf4\x02\n" +
+	"\x05stats\x18\t \x01(\v2\x18.understudy.v1.SyncStatsR\x05stats\x12*\n" +
+	"\x05order\x18\n" +
+	" \x01(\v2\x14.understudy.v1.OrderR\x05order\"\x83\x01\n" +
+	"\x05Order\x12\x16\n" +
+	"\x06method\x18\x01 \x01(\tR\x06method\x12\x1c\n" +
+	"\targuments\x18\x02 \x01(\tR\targuments\x12\x16\n" +
+	"\x06caller\x18\x03 \x01(\tR\x06caller\x12\x12\n" +
+	"\x04code\x18\x04 \x01(\tR\x04code\x12\x18\n" +
+	"\amessage\x18\x05 \x01(\tR\amessage*\xba\x03\n" +
 	"\tEventType\x12\x1a\n" +
 	"\x16EVENT_TYPE_UNSPECIFIED\x10\x00\x12\x1f\n" +
 	"\x1bEVENT_TYPE_REPLICA_ATTACHED\x10\x01\x12\x1b\n" +
@@ -1058,15 +2116,33 @@ const file_understudy_v1_admin_proto_rawDesc = "" +
 	"\x12\x16\n" +
 	"\x12EVENT_TYPE_REFUSED\x10\v\x12\x14\n" +
 	"\x10EVENT_TYPE_OWNED\x10\f\x12\x15\n" +
-	"\x11EVENT_TYPE_POLICY\x10\r2\xe8\x03\n" +
+	"\x11EVENT_TYPE_POLICY\x10\r\x12\x14\n" +
+	"\x10EVENT_TYPE_ORDER\x10\x0e\x12\x17\n" +
+	"\x13EVENT_TYPE_SETTINGS\x10\x0f\x12\x15\n" +
+	"\x11EVENT_TYPE_TESTED\x10\x102\xe7\n" +
+	"\n" +
 	"\x05Admin\x12H\n" +
 	"\aListVMs\x12\x1d.understudy.v1.ListVMsRequest\x1a\x1e.understudy.v1.ListVMsResponse\x12=\n" +
-	"\x05GetVM\x12\x1b.understudy.v1.GetVMRequest\x1a\x17.understudy.v1.VMStatus\x12H\n" +
+	"\x05GetVM\x12\x1b.understudy.v1.GetVMRequest\x1a\x17.understudy.v1.VMStatus\x12W\n" +
+	"\fListReplicas\x12\".understudy.v1.ListReplicasRequest\x1a#.understudy.v1.ListReplicasResponse\x12L\n" +
+	"\n" +
+	"GetReplica\x12 .understudy.v1.GetReplicaRequest\x1a\x1c.understudy.v1.ReplicaStatus\x12W\n" +
+	"\fListArbiters\x12\".understudy.v1.ListArbitersRequest\x1a#.understudy.v1.ListArbitersResponse\x12L\n" +
+	"\n" +
+	"GetArbiter\x12 .understudy.v1.GetArbiterRequest\x1a\x1c.understudy.v1.ArbiterStatus\x12H\n" +
 	"\vWatchEvents\x12!.understudy.v1.WatchEventsRequest\x1a\x14.understudy.v1.Event0\x01\x12C\n" +
-	"\bFailOver\x12\x1e.understudy.v1.FailOverRequest\x1a\x17.understudy.v1.VMStatus\x12?\n" +
+	"\bFailOver\x12\x1e.understudy.v1.FailOverRequest\x1a\x17.understudy.v1.VMStatus\x12G\n" +
+	"\n" +
+	"SwitchOver\x12 .understudy.v1.SwitchOverRequest\x1a\x17.understudy.v1.VMStatus\x12W\n" +
+	"\fTestFailOver\x12\".understudy.v1.TestFailOverRequest\x1a#.understudy.v1.TestFailOverResponse\x12?\n" +
 	"\x06Resync\x12\x1c.understudy.v1.ResyncRequest\x1a\x17.understudy.v1.VMStatus\x12?\n" +
-	"\x06Detach\x12\x1c.understudy.v1.DetachRequest\x1a\x17.understudy.v1.VMStatus\x12E\n" +
-	"\tSetPolicy\x12\x1f.understudy.v1.SetPolicyRequest\x1a\x17.understudy.v1.VMStatusBFZDgithub.com/understudy-ft/understudy/proto/understudy/v1;understudyv1b\x06proto3"
+	"\x06Detach\x12\x1c.understudy.v1.DetachRequest\x1a\x17.understudy.v1.VMStatus\x12=\n" +
+	"\x05Drain\x12\x1b.understudy.v1.DrainRequest\x1a\x17.understudy.v1.VMStatus\x12A\n" +
+	"\aUndrain\x12\x1d.understudy.v1.UndrainRequest\x1a\x17.understudy.v1.VMStatus\x12U\n" +
+	"\x11SuspendProtection\x12'.understudy.v1.SuspendProtectionRequest\x1a\x17.understudy.v1.VMStatus\x12S\n" +
+	"\x10ResumeProtection\x12&.understudy.v1.ResumeProtectionRequest\x1a\x17.understudy.v1.VMStatus\x12E\n" +
+	"\tSetPolicy\x12\x1f.understudy.v1.SetPolicyRequest\x1a\x17.understudy.v1.VMStatus\x12_\n" +
+	"\x10GetSupportBundle\x12&.understudy.v1.GetSupportBundleRequest\x1a!.understudy.v1.SupportBundleChunk0\x01BFZDgithub.com/understudy-ft/understudy/proto/understudy/v1;understudyv1b\x06proto3"
 
 var (
 	file_understudy_v1_admin_proto_rawDescOnce sync.Once
@@ -1081,63 +2157,109 @@ func file_understudy_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_understudy_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_understudy_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_understudy_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_understudy_v1_admin_proto_goTypes = []any{
-	(EventType)(0),                // 0: understudy.v1.EventType
-	(*ListVMsRequest)(nil),        // 1: understudy.v1.ListVMsRequest
-	(*ListVMsResponse)(nil),       // 2: understudy.v1.ListVMsResponse
-	(*GetVMRequest)(nil),          // 3: understudy.v1.GetVMRequest
-	(*WatchEventsRequest)(nil),    // 4: understudy.v1.WatchEventsRequest
-	(*FailOverRequest)(nil),       // 5: understudy.v1.FailOverRequest
-	(*ResyncRequest)(nil),         // 6: understudy.v1.ResyncRequest
-	(*DetachRequest)(nil),         // 7: understudy.v1.DetachRequest
-	(*SetPolicyRequest)(nil),      // 8: understudy.v1.SetPolicyRequest
-	(*VMStatus)(nil),              // 9: understudy.v1.VMStatus
-	(*ArbiterRef)(nil),            // 10: understudy.v1.ArbiterRef
-	(*ReplicaStatus)(nil),         // 11: understudy.v1.ReplicaStatus
-	(*VMCounters)(nil),            // 12: understudy.v1.VMCounters
-	(*Event)(nil),                 // 13: understudy.v1.Event
-	(*Policy)(nil),                // 14: understudy.v1.Policy
-	(*fieldmaskpb.FieldMask)(nil), // 15: google.protobuf.FieldMask
-	(*Record)(nil),                // 16: understudy.v1.Record
-	(*ReplicaRef)(nil),            // 17: understudy.v1.ReplicaRef
-	(Role)(0),                     // 18: understudy.v1.Role
-	(Reason)(0),                   // 19: understudy.v1.Reason
-	(*SyncStats)(nil),             // 20: understudy.v1.SyncStats
+	(EventType)(0),                   // 0: understudy.v1.EventType
+	(*ListVMsRequest)(nil),           // 1: understudy.v1.ListVMsRequest
+	(*ListVMsResponse)(nil),          // 2: understudy.v1.ListVMsResponse
+	(*GetVMRequest)(nil),             // 3: understudy.v1.GetVMRequest
+	(*ListReplicasRequest)(nil),      // 4: understudy.v1.ListReplicasRequest
+	(*ListReplicasResponse)(nil),     // 5: understudy.v1.ListReplicasResponse
+	(*GetReplicaRequest)(nil),        // 6: understudy.v1.GetReplicaRequest
+	(*ListArbitersRequest)(nil),      // 7: understudy.v1.ListArbitersRequest
+	(*ListArbitersResponse)(nil),     // 8: understudy.v1.ListArbitersResponse
+	(*GetArbiterRequest)(nil),        // 9: understudy.v1.GetArbiterRequest
+	(*ArbiterStatus)(nil),            // 10: understudy.v1.ArbiterStatus
+	(*WatchEventsRequest)(nil),       // 11: understudy.v1.WatchEventsRequest
+	(*FailOverRequest)(nil),          // 12: understudy.v1.FailOverRequest
+	(*SwitchOverRequest)(nil),        // 13: understudy.v1.SwitchOverRequest
+	(*TestFailOverRequest)(nil),      // 14: understudy.v1.TestFailOverRequest
+	(*TestFailOverResponse)(nil),     // 15: understudy.v1.TestFailOverResponse
+	(*ResyncRequest)(nil),            // 16: understudy.v1.ResyncRequest
+	(*DetachRequest)(nil),            // 17: understudy.v1.DetachRequest
+	(*DrainRequest)(nil),             // 18: understudy.v1.DrainRequest
+	(*UndrainRequest)(nil),           // 19: understudy.v1.UndrainRequest
+	(*SuspendProtectionRequest)(nil), // 20: understudy.v1.SuspendProtectionRequest
+	(*ResumeProtectionRequest)(nil),  // 21: understudy.v1.ResumeProtectionRequest
+	(*SetPolicyRequest)(nil),         // 22: understudy.v1.SetPolicyRequest
+	(*GetSupportBundleRequest)(nil),  // 23: understudy.v1.GetSupportBundleRequest
+	(*SupportBundleChunk)(nil),       // 24: understudy.v1.SupportBundleChunk
+	(*VMStatus)(nil),                 // 25: understudy.v1.VMStatus
+	(*ArbiterRef)(nil),               // 26: understudy.v1.ArbiterRef
+	(*ReplicaStatus)(nil),            // 27: understudy.v1.ReplicaStatus
+	(*VMCounters)(nil),               // 28: understudy.v1.VMCounters
+	(*Event)(nil),                    // 29: understudy.v1.Event
+	(*Order)(nil),                    // 30: understudy.v1.Order
+	(*Policy)(nil),                   // 31: understudy.v1.Policy
+	(*fieldmaskpb.FieldMask)(nil),    // 32: google.protobuf.FieldMask
+	(*Record)(nil),                   // 33: understudy.v1.Record
+	(*ReplicaRef)(nil),               // 34: understudy.v1.ReplicaRef
+	(Role)(0),                        // 35: understudy.v1.Role
+	(*Disk)(nil),                     // 36: understudy.v1.Disk
+	(Reason)(0),                      // 37: understudy.v1.Reason
+	(*SyncStats)(nil),                // 38: understudy.v1.SyncStats
 }
 var file_understudy_v1_admin_proto_depIdxs = []int32{
-	9,  // 0: understudy.v1.ListVMsResponse.vms:type_name -> understudy.v1.VMStatus
-	14, // 1: understudy.v1.SetPolicyRequest.policy:type_name -> understudy.v1.Policy
-	15, // 2: understudy.v1.SetPolicyRequest.update:type_name -> google.protobuf.FieldMask
-	16, // 3: understudy.v1.VMStatus.record:type_name -> understudy.v1.Record
-	11, // 4: understudy.v1.VMStatus.replicas:type_name -> understudy.v1.ReplicaStatus
-	12, // 5: understudy.v1.VMStatus.counters:type_name -> understudy.v1.VMCounters
-	14, // 6: understudy.v1.VMStatus.policy:type_name -> understudy.v1.Policy
-	10, // 7: understudy.v1.VMStatus.owner:type_name -> understudy.v1.ArbiterRef
-	17, // 8: understudy.v1.ReplicaStatus.replica:type_name -> understudy.v1.ReplicaRef
-	18, // 9: understudy.v1.ReplicaStatus.role:type_name -> understudy.v1.Role
-	0,  // 10: understudy.v1.Event.type:type_name -> understudy.v1.EventType
-	19, // 11: understudy.v1.Event.reason:type_name -> understudy.v1.Reason
-	20, // 12: understudy.v1.Event.stats:type_name -> understudy.v1.SyncStats
-	1,  // 13: understudy.v1.Admin.ListVMs:input_type -> understudy.v1.ListVMsRequest
-	3,  // 14: understudy.v1.Admin.GetVM:input_type -> understudy.v1.GetVMRequest
-	4,  // 15: understudy.v1.Admin.WatchEvents:input_type -> understudy.v1.WatchEventsRequest
-	5,  // 16: understudy.v1.Admin.FailOver:input_type -> understudy.v1.FailOverRequest
-	6,  // 17: understudy.v1.Admin.Resync:input_type -> understudy.v1.ResyncRequest
-	7,  // 18: understudy.v1.Admin.Detach:input_type -> understudy.v1.DetachRequest
-	8,  // 19: understudy.v1.Admin.SetPolicy:input_type -> understudy.v1.SetPolicyRequest
-	2,  // 20: understudy.v1.Admin.ListVMs:output_type -> understudy.v1.ListVMsResponse
-	9,  // 21: understudy.v1.Admin.GetVM:output_type -> understudy.v1.VMStatus
-	13, // 22: understudy.v1.Admin.WatchEvents:output_type -> understudy.v1.Event
-	9,  // 23: understudy.v1.Admin.FailOver:output_type -> understudy.v1.VMStatus
-	9,  // 24: understudy.v1.Admin.Resync:output_type -> understudy.v1.VMStatus
-	9,  // 25: understudy.v1.Admin.Detach:output_type -> understudy.v1.VMStatus
-	9,  // 26: understudy.v1.Admin.SetPolicy:output_type -> understudy.v1.VMStatus
-	20, // [20:27] is the sub-list for method output_type
-	13, // [13:20] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	25, // 0: understudy.v1.ListVMsResponse.vms:type_name -> understudy.v1.VMStatus
+	27, // 1: understudy.v1.ListReplicasResponse.replicas:type_name -> understudy.v1.ReplicaStatus
+	10, // 2: understudy.v1.ListArbitersResponse.arbiters:type_name -> understudy.v1.ArbiterStatus
+	26, // 3: understudy.v1.ArbiterStatus.arbiter:type_name -> understudy.v1.ArbiterRef
+	25, // 4: understudy.v1.TestFailOverResponse.status:type_name -> understudy.v1.VMStatus
+	31, // 5: understudy.v1.SetPolicyRequest.policy:type_name -> understudy.v1.Policy
+	32, // 6: understudy.v1.SetPolicyRequest.update:type_name -> google.protobuf.FieldMask
+	33, // 7: understudy.v1.VMStatus.record:type_name -> understudy.v1.Record
+	27, // 8: understudy.v1.VMStatus.replicas:type_name -> understudy.v1.ReplicaStatus
+	28, // 9: understudy.v1.VMStatus.counters:type_name -> understudy.v1.VMCounters
+	31, // 10: understudy.v1.VMStatus.policy:type_name -> understudy.v1.Policy
+	26, // 11: understudy.v1.VMStatus.owner:type_name -> understudy.v1.ArbiterRef
+	34, // 12: understudy.v1.ReplicaStatus.replica:type_name -> understudy.v1.ReplicaRef
+	35, // 13: understudy.v1.ReplicaStatus.role:type_name -> understudy.v1.Role
+	36, // 14: understudy.v1.ReplicaStatus.disk:type_name -> understudy.v1.Disk
+	0,  // 15: understudy.v1.Event.type:type_name -> understudy.v1.EventType
+	37, // 16: understudy.v1.Event.reason:type_name -> understudy.v1.Reason
+	38, // 17: understudy.v1.Event.stats:type_name -> understudy.v1.SyncStats
+	30, // 18: understudy.v1.Event.order:type_name -> understudy.v1.Order
+	1,  // 19: understudy.v1.Admin.ListVMs:input_type -> understudy.v1.ListVMsRequest
+	3,  // 20: understudy.v1.Admin.GetVM:input_type -> understudy.v1.GetVMRequest
+	4,  // 21: understudy.v1.Admin.ListReplicas:input_type -> understudy.v1.ListReplicasRequest
+	6,  // 22: understudy.v1.Admin.GetReplica:input_type -> understudy.v1.GetReplicaRequest
+	7,  // 23: understudy.v1.Admin.ListArbiters:input_type -> understudy.v1.ListArbitersRequest
+	9,  // 24: understudy.v1.Admin.GetArbiter:input_type -> understudy.v1.GetArbiterRequest
+	11, // 25: understudy.v1.Admin.WatchEvents:input_type -> understudy.v1.WatchEventsRequest
+	12, // 26: understudy.v1.Admin.FailOver:input_type -> understudy.v1.FailOverRequest
+	13, // 27: understudy.v1.Admin.SwitchOver:input_type -> understudy.v1.SwitchOverRequest
+	14, // 28: understudy.v1.Admin.TestFailOver:input_type -> understudy.v1.TestFailOverRequest
+	16, // 29: understudy.v1.Admin.Resync:input_type -> understudy.v1.ResyncRequest
+	17, // 30: understudy.v1.Admin.Detach:input_type -> understudy.v1.DetachRequest
+	18, // 31: understudy.v1.Admin.Drain:input_type -> understudy.v1.DrainRequest
+	19, // 32: understudy.v1.Admin.Undrain:input_type -> understudy.v1.UndrainRequest
+	20, // 33: understudy.v1.Admin.SuspendProtection:input_type -> understudy.v1.SuspendProtectionRequest
+	21, // 34: understudy.v1.Admin.ResumeProtection:input_type -> understudy.v1.ResumeProtectionRequest
+	22, // 35: understudy.v1.Admin.SetPolicy:input_type -> understudy.v1.SetPolicyRequest
+	23, // 36: understudy.v1.Admin.GetSupportBundle:input_type -> understudy.v1.GetSupportBundleRequest
+	2,  // 37: understudy.v1.Admin.ListVMs:output_type -> understudy.v1.ListVMsResponse
+	25, // 38: understudy.v1.Admin.GetVM:output_type -> understudy.v1.VMStatus
+	5,  // 39: understudy.v1.Admin.ListReplicas:output_type -> understudy.v1.ListReplicasResponse
+	27, // 40: understudy.v1.Admin.GetReplica:output_type -> understudy.v1.ReplicaStatus
+	8,  // 41: understudy.v1.Admin.ListArbiters:output_type -> understudy.v1.ListArbitersResponse
+	10, // 42: understudy.v1.Admin.GetArbiter:output_type -> understudy.v1.ArbiterStatus
+	29, // 43: understudy.v1.Admin.WatchEvents:output_type -> understudy.v1.Event
+	25, // 44: understudy.v1.Admin.FailOver:output_type -> understudy.v1.VMStatus
+	25, // 45: understudy.v1.Admin.SwitchOver:output_type -> understudy.v1.VMStatus
+	15, // 46: understudy.v1.Admin.TestFailOver:output_type -> understudy.v1.TestFailOverResponse
+	25, // 47: understudy.v1.Admin.Resync:output_type -> understudy.v1.VMStatus
+	25, // 48: understudy.v1.Admin.Detach:output_type -> understudy.v1.VMStatus
+	25, // 49: understudy.v1.Admin.Drain:output_type -> understudy.v1.VMStatus
+	25, // 50: understudy.v1.Admin.Undrain:output_type -> understudy.v1.VMStatus
+	25, // 51: understudy.v1.Admin.SuspendProtection:output_type -> understudy.v1.VMStatus
+	25, // 52: understudy.v1.Admin.ResumeProtection:output_type -> understudy.v1.VMStatus
+	25, // 53: understudy.v1.Admin.SetPolicy:output_type -> understudy.v1.VMStatus
+	24, // 54: understudy.v1.Admin.GetSupportBundle:output_type -> understudy.v1.SupportBundleChunk
+	37, // [37:55] is the sub-list for method output_type
+	19, // [19:37] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_understudy_v1_admin_proto_init() }
@@ -1153,7 +2275,7 @@ func file_understudy_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_understudy_v1_admin_proto_rawDesc), len(file_understudy_v1_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   13,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,34 +19,78 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Admin_ListVMs_FullMethodName     = "/understudy.v1.Admin/ListVMs"
-	Admin_GetVM_FullMethodName       = "/understudy.v1.Admin/GetVM"
-	Admin_WatchEvents_FullMethodName = "/understudy.v1.Admin/WatchEvents"
-	Admin_FailOver_FullMethodName    = "/understudy.v1.Admin/FailOver"
-	Admin_Resync_FullMethodName      = "/understudy.v1.Admin/Resync"
-	Admin_Detach_FullMethodName      = "/understudy.v1.Admin/Detach"
-	Admin_SetPolicy_FullMethodName   = "/understudy.v1.Admin/SetPolicy"
+	Admin_ListVMs_FullMethodName           = "/understudy.v1.Admin/ListVMs"
+	Admin_GetVM_FullMethodName             = "/understudy.v1.Admin/GetVM"
+	Admin_ListReplicas_FullMethodName      = "/understudy.v1.Admin/ListReplicas"
+	Admin_GetReplica_FullMethodName        = "/understudy.v1.Admin/GetReplica"
+	Admin_ListArbiters_FullMethodName      = "/understudy.v1.Admin/ListArbiters"
+	Admin_GetArbiter_FullMethodName        = "/understudy.v1.Admin/GetArbiter"
+	Admin_WatchEvents_FullMethodName       = "/understudy.v1.Admin/WatchEvents"
+	Admin_FailOver_FullMethodName          = "/understudy.v1.Admin/FailOver"
+	Admin_SwitchOver_FullMethodName        = "/understudy.v1.Admin/SwitchOver"
+	Admin_TestFailOver_FullMethodName      = "/understudy.v1.Admin/TestFailOver"
+	Admin_Resync_FullMethodName            = "/understudy.v1.Admin/Resync"
+	Admin_Detach_FullMethodName            = "/understudy.v1.Admin/Detach"
+	Admin_Drain_FullMethodName             = "/understudy.v1.Admin/Drain"
+	Admin_Undrain_FullMethodName           = "/understudy.v1.Admin/Undrain"
+	Admin_SuspendProtection_FullMethodName = "/understudy.v1.Admin/SuspendProtection"
+	Admin_ResumeProtection_FullMethodName  = "/understudy.v1.Admin/ResumeProtection"
+	Admin_SetPolicy_FullMethodName         = "/understudy.v1.Admin/SetPolicy"
+	Admin_GetSupportBundle_FullMethodName  = "/understudy.v1.Admin/GetSupportBundle"
 )
 
 // AdminClient is the client API for Admin service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Admin is for operators.
+// Admin is for operators. A call about a VM that another arbiter owns is
+// refused with FAILED_PRECONDITION and an ErrorInfo that names the owner's
+// address; ListVMs, GetVM and ListReplicas tell what etcd knows of it. An order
+// that was carried out or refused is an event (EVENT_TYPE_ORDER) with the
+// caller's identity. An order goes on when its caller does not wait for it.
 type AdminClient interface {
 	ListVMs(ctx context.Context, in *ListVMsRequest, opts ...grpc.CallOption) (*ListVMsResponse, error)
 	GetVM(ctx context.Context, in *GetVMRequest, opts ...grpc.CallOption) (*VMStatus, error)
+	// ListReplicas lists the replicas of one VM or of all.
+	ListReplicas(ctx context.Context, in *ListReplicasRequest, opts ...grpc.CallOption) (*ListReplicasResponse, error)
+	GetReplica(ctx context.Context, in *GetReplicaRequest, opts ...grpc.CallOption) (*ReplicaStatus, error)
+	// ListArbiters lists the arbiters that hold a lease in etcd.
+	ListArbiters(ctx context.Context, in *ListArbitersRequest, opts ...grpc.CallOption) (*ListArbitersResponse, error)
+	// GetArbiter describes the arbiter that answers, or another as etcd knows it.
+	GetArbiter(ctx context.Context, in *GetArbiterRequest, opts ...grpc.CallOption) (*ArbiterStatus, error)
 	// WatchEvents streams events: those kept since `after`, then live ones.
 	WatchEvents(ctx context.Context, in *WatchEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Event], error)
-	// FailOver makes the standby active. The old active is dropped.
+	// FailOver makes the standby active at once. The old active is dropped; it
+	// comes back as a spare.
 	FailOver(ctx context.Context, in *FailOverRequest, opts ...grpc.CallOption) (*VMStatus, error)
+	// SwitchOver makes the standby active in order: a resynchronization makes the
+	// copies equal, then the standby takes over, then the old active becomes its
+	// standby. It answers when the standby has taken over.
+	SwitchOver(ctx context.Context, in *SwitchOverRequest, opts ...grpc.CallOption) (*VMStatus, error)
+	// TestFailOver fails over, waits until the VM is protected again and switches
+	// back. It answers when the VM is protected by the same replicas as before,
+	// or cannot be.
+	TestFailOver(ctx context.Context, in *TestFailOverRequest, opts ...grpc.CallOption) (*TestFailOverResponse, error)
 	// Resync begins a new epoch now.
 	Resync(ctx context.Context, in *ResyncRequest, opts ...grpc.CallOption) (*VMStatus, error)
-	// Detach drops a replica: a standby leaves protection, a spare leaves the pool.
+	// Detach ends a standby or a spare. Whatever restarts its process brings it
+	// back; to keep it from being used, drain it.
 	Detach(ctx context.Context, in *DetachRequest, opts ...grpc.CallOption) (*VMStatus, error)
+	// Drain keeps a replica from being used as the standby until it is undrained
+	// or its process has ended. An active is switched over from first.
+	Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*VMStatus, error)
+	Undrain(ctx context.Context, in *UndrainRequest, opts ...grpc.CallOption) (*VMStatus, error)
+	// SuspendProtection drops the standby; the active goes on alone until
+	// ResumeProtection, whatever happens.
+	SuspendProtection(ctx context.Context, in *SuspendProtectionRequest, opts ...grpc.CallOption) (*VMStatus, error)
+	ResumeProtection(ctx context.Context, in *ResumeProtectionRequest, opts ...grpc.CallOption) (*VMStatus, error)
 	// SetPolicy changes fields of a VM's policy, which etcd keeps. A protected VM
 	// begins a new epoch with it, which the call waits for.
 	SetPolicy(ctx context.Context, in *SetPolicyRequest, opts ...grpc.CallOption) (*VMStatus, error)
+	// GetSupportBundle streams a tar.gz of what helps to understand a problem:
+	// events, statuses, versions, metrics, the last log lines, goroutines. It
+	// holds no keys and nothing of what guests compute.
+	GetSupportBundle(ctx context.Context, in *GetSupportBundleRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SupportBundleChunk], error)
 }
 
 type adminClient struct {
@@ -71,6 +115,46 @@ func (c *adminClient) GetVM(ctx context.Context, in *GetVMRequest, opts ...grpc.
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(VMStatus)
 	err := c.cc.Invoke(ctx, Admin_GetVM_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) ListReplicas(ctx context.Context, in *ListReplicasRequest, opts ...grpc.CallOption) (*ListReplicasResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListReplicasResponse)
+	err := c.cc.Invoke(ctx, Admin_ListReplicas_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) GetReplica(ctx context.Context, in *GetReplicaRequest, opts ...grpc.CallOption) (*ReplicaStatus, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReplicaStatus)
+	err := c.cc.Invoke(ctx, Admin_GetReplica_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) ListArbiters(ctx context.Context, in *ListArbitersRequest, opts ...grpc.CallOption) (*ListArbitersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListArbitersResponse)
+	err := c.cc.Invoke(ctx, Admin_ListArbiters_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) GetArbiter(ctx context.Context, in *GetArbiterRequest, opts ...grpc.CallOption) (*ArbiterStatus, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ArbiterStatus)
+	err := c.cc.Invoke(ctx, Admin_GetArbiter_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -106,6 +190,26 @@ func (c *adminClient) FailOver(ctx context.Context, in *FailOverRequest, opts ..
 	return out, nil
 }
 
+func (c *adminClient) SwitchOver(ctx context.Context, in *SwitchOverRequest, opts ...grpc.CallOption) (*VMStatus, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(VMStatus)
+	err := c.cc.Invoke(ctx, Admin_SwitchOver_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) TestFailOver(ctx context.Context, in *TestFailOverRequest, opts ...grpc.CallOption) (*TestFailOverResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TestFailOverResponse)
+	err := c.cc.Invoke(ctx, Admin_TestFailOver_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminClient) Resync(ctx context.Context, in *ResyncRequest, opts ...grpc.CallOption) (*VMStatus, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(VMStatus)
@@ -126,6 +230,46 @@ func (c *adminClient) Detach(ctx context.Context, in *DetachRequest, opts ...grp
 	return out, nil
 }
 
+func (c *adminClient) Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*VMStatus, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(VMStatus)
+	err := c.cc.Invoke(ctx, Admin_Drain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) Undrain(ctx context.Context, in *UndrainRequest, opts ...grpc.CallOption) (*VMStatus, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(VMStatus)
+	err := c.cc.Invoke(ctx, Admin_Undrain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) SuspendProtection(ctx context.Context, in *SuspendProtectionRequest, opts ...grpc.CallOption) (*VMStatus, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(VMStatus)
+	err := c.cc.Invoke(ctx, Admin_SuspendProtection_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) ResumeProtection(ctx context.Context, in *ResumeProtectionRequest, opts ...grpc.CallOption) (*VMStatus, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(VMStatus)
+	err := c.cc.Invoke(ctx, Admin_ResumeProtection_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminClient) SetPolicy(ctx context.Context, in *SetPolicyRequest, opts ...grpc.CallOption) (*VMStatus, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(VMStatus)
@@ -136,25 +280,77 @@ func (c *adminClient) SetPolicy(ctx context.Context, in *SetPolicyRequest, opts 
 	return out, nil
 }
 
+func (c *adminClient) GetSupportBundle(ctx context.Context, in *GetSupportBundleRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SupportBundleChunk], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[1], Admin_GetSupportBundle_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[GetSupportBundleRequest, SupportBundleChunk]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_GetSupportBundleClient = grpc.ServerStreamingClient[SupportBundleChunk]
+
 // AdminServer is the server API for Admin service.
 // All implementations must embed UnimplementedAdminServer
 // for forward compatibility.
 //
-// Admin is for operators.
+// Admin is for operators. A call about a VM that another arbiter owns is
+// refused with FAILED_PRECONDITION and an ErrorInfo that names the owner's
+// address; ListVMs, GetVM and ListReplicas tell what etcd knows of it. An order
+// that was carried out or refused is an event (EVENT_TYPE_ORDER) with the
+// caller's identity. An order goes on when its caller does not wait for it.
 type AdminServer interface {
 	ListVMs(context.Context, *ListVMsRequest) (*ListVMsResponse, error)
 	GetVM(context.Context, *GetVMRequest) (*VMStatus, error)
+	// ListReplicas lists the replicas of one VM or of all.
+	ListReplicas(context.Context, *ListReplicasRequest) (*ListReplicasResponse, error)
+	GetReplica(context.Context, *GetReplicaRequest) (*ReplicaStatus, error)
+	// ListArbiters lists the arbiters that hold a lease in etcd.
+	ListArbiters(context.Context, *ListArbitersRequest) (*ListArbitersResponse, error)
+	// GetArbiter describes the arbiter that answers, or another as etcd knows it.
+	GetArbiter(context.Context, *GetArbiterRequest) (*ArbiterStatus, error)
 	// WatchEvents streams events: those kept since `after`, then live ones.
 	WatchEvents(*WatchEventsRequest, grpc.ServerStreamingServer[Event]) error
-	// FailOver makes the standby active. The old active is dropped.
+	// FailOver makes the standby active at once. The old active is dropped; it
+	// comes back as a spare.
 	FailOver(context.Context, *FailOverRequest) (*VMStatus, error)
+	// SwitchOver makes the standby active in order: a resynchronization makes the
+	// copies equal, then the standby takes over, then the old active becomes its
+	// standby. It answers when the standby has taken over.
+	SwitchOver(context.Context, *SwitchOverRequest) (*VMStatus, error)
+	// TestFailOver fails over, waits until the VM is protected again and switches
+	// back. It answers when the VM is protected by the same replicas as before,
+	// or cannot be.
+	TestFailOver(context.Context, *TestFailOverRequest) (*TestFailOverResponse, error)
 	// Resync begins a new epoch now.
 	Resync(context.Context, *ResyncRequest) (*VMStatus, error)
-	// Detach drops a replica: a standby leaves protection, a spare leaves the pool.
+	// Detach ends a standby or a spare. Whatever restarts its process brings it
+	// back; to keep it from being used, drain it.
 	Detach(context.Context, *DetachRequest) (*VMStatus, error)
+	// Drain keeps a replica from being used as the standby until it is undrained
+	// or its process has ended. An active is switched over from first.
+	Drain(context.Context, *DrainRequest) (*VMStatus, error)
+	Undrain(context.Context, *UndrainRequest) (*VMStatus, error)
+	// SuspendProtection drops the standby; the active goes on alone until
+	// ResumeProtection, whatever happens.
+	SuspendProtection(context.Context, *SuspendProtectionRequest) (*VMStatus, error)
+	ResumeProtection(context.Context, *ResumeProtectionRequest) (*VMStatus, error)
 	// SetPolicy changes fields of a VM's policy, which etcd keeps. A protected VM
 	// begins a new epoch with it, which the call waits for.
 	SetPolicy(context.Context, *SetPolicyRequest) (*VMStatus, error)
+	// GetSupportBundle streams a tar.gz of what helps to understand a problem:
+	// events, statuses, versions, metrics, the last log lines, goroutines. It
+	// holds no keys and nothing of what guests compute.
+	GetSupportBundle(*GetSupportBundleRequest, grpc.ServerStreamingServer[SupportBundleChunk]) error
 	mustEmbedUnimplementedAdminServer()
 }
 
@@ -171,11 +367,29 @@ func (UnimplementedAdminServer) ListVMs(context.Context, *ListVMsRequest) (*List
 func (UnimplementedAdminServer) GetVM(context.Context, *GetVMRequest) (*VMStatus, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetVM not implemented")
 }
+func (UnimplementedAdminServer) ListReplicas(context.Context, *ListReplicasRequest) (*ListReplicasResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListReplicas not implemented")
+}
+func (UnimplementedAdminServer) GetReplica(context.Context, *GetReplicaRequest) (*ReplicaStatus, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetReplica not implemented")
+}
+func (UnimplementedAdminServer) ListArbiters(context.Context, *ListArbitersRequest) (*ListArbitersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListArbiters not implemented")
+}
+func (UnimplementedAdminServer) GetArbiter(context.Context, *GetArbiterRequest) (*ArbiterStatus, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetArbiter not implemented")
+}
 func (UnimplementedAdminServer) WatchEvents(*WatchEventsRequest, grpc.ServerStreamingServer[Event]) error {
 	return status.Error(codes.Unimplemented, "method WatchEvents not implemented")
 }
 func (UnimplementedAdminServer) FailOver(context.Context, *FailOverRequest) (*VMStatus, error) {
 	return nil, status.Error(codes.Unimplemented, "method FailOver not implemented")
+}
+func (UnimplementedAdminServer) SwitchOver(context.Context, *SwitchOverRequest) (*VMStatus, error) {
+	return nil, status.Error(codes.Unimplemented, "method SwitchOver not implemented")
+}
+func (UnimplementedAdminServer) TestFailOver(context.Context, *TestFailOverRequest) (*TestFailOverResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TestFailOver not implemented")
 }
 func (UnimplementedAdminServer) Resync(context.Context, *ResyncRequest) (*VMStatus, error) {
 	return nil, status.Error(codes.Unimplemented, "method Resync not implemented")
@@ -183,8 +397,23 @@ func (UnimplementedAdminServer) Resync(context.Context, *ResyncRequest) (*VMStat
 func (UnimplementedAdminServer) Detach(context.Context, *DetachRequest) (*VMStatus, error) {
 	return nil, status.Error(codes.Unimplemented, "method Detach not implemented")
 }
+func (UnimplementedAdminServer) Drain(context.Context, *DrainRequest) (*VMStatus, error) {
+	return nil, status.Error(codes.Unimplemented, "method Drain not implemented")
+}
+func (UnimplementedAdminServer) Undrain(context.Context, *UndrainRequest) (*VMStatus, error) {
+	return nil, status.Error(codes.Unimplemented, "method Undrain not implemented")
+}
+func (UnimplementedAdminServer) SuspendProtection(context.Context, *SuspendProtectionRequest) (*VMStatus, error) {
+	return nil, status.Error(codes.Unimplemented, "method SuspendProtection not implemented")
+}
+func (UnimplementedAdminServer) ResumeProtection(context.Context, *ResumeProtectionRequest) (*VMStatus, error) {
+	return nil, status.Error(codes.Unimplemented, "method ResumeProtection not implemented")
+}
 func (UnimplementedAdminServer) SetPolicy(context.Context, *SetPolicyRequest) (*VMStatus, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetPolicy not implemented")
+}
+func (UnimplementedAdminServer) GetSupportBundle(*GetSupportBundleRequest, grpc.ServerStreamingServer[SupportBundleChunk]) error {
+	return status.Error(codes.Unimplemented, "method GetSupportBundle not implemented")
 }
 func (UnimplementedAdminServer) mustEmbedUnimplementedAdminServer() {}
 func (UnimplementedAdminServer) testEmbeddedByValue()               {}
@@ -243,6 +472,78 @@ func _Admin_GetVM_Handler(srv interface{}, ctx context.Context, dec func(interfa
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_ListReplicas_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListReplicasRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).ListReplicas(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_ListReplicas_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).ListReplicas(ctx, req.(*ListReplicasRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_GetReplica_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetReplicaRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).GetReplica(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_GetReplica_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).GetReplica(ctx, req.(*GetReplicaRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_ListArbiters_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListArbitersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).ListArbiters(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_ListArbiters_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).ListArbiters(ctx, req.(*ListArbitersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_GetArbiter_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetArbiterRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).GetArbiter(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_GetArbiter_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).GetArbiter(ctx, req.(*GetArbiterRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Admin_WatchEvents_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(WatchEventsRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -268,6 +569,42 @@ func _Admin_FailOver_Handler(srv interface{}, ctx context.Context, dec func(inte
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AdminServer).FailOver(ctx, req.(*FailOverRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_SwitchOver_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SwitchOverRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).SwitchOver(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_SwitchOver_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).SwitchOver(ctx, req.(*SwitchOverRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_TestFailOver_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TestFailOverRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).TestFailOver(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_TestFailOver_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).TestFailOver(ctx, req.(*TestFailOverRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -308,6 +645,78 @@ func _Admin_Detach_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_Drain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DrainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).Drain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_Drain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).Drain(ctx, req.(*DrainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_Undrain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UndrainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).Undrain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_Undrain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).Undrain(ctx, req.(*UndrainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_SuspendProtection_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SuspendProtectionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).SuspendProtection(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_SuspendProtection_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).SuspendProtection(ctx, req.(*SuspendProtectionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_ResumeProtection_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResumeProtectionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).ResumeProtection(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_ResumeProtection_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).ResumeProtection(ctx, req.(*ResumeProtectionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Admin_SetPolicy_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(SetPolicyRequest)
 	if err := dec(in); err != nil {
@@ -326,6 +735,17 @@ func _Admin_SetPolicy_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_GetSupportBundle_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(GetSupportBundleRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServer).GetSupportBundle(m, &grpc.GenericServerStream[GetSupportBundleRequest, SupportBundleChunk]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_GetSupportBundleServer = grpc.ServerStreamingServer[SupportBundleChunk]
+
 // Admin_ServiceDesc is the grpc.ServiceDesc for Admin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -342,8 +762,32 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Admin_GetVM_Handler,
 		},
 		{
+			MethodName: "ListReplicas",
+			Handler:    _Admin_ListReplicas_Handler,
+		},
+		{
+			MethodName: "GetReplica",
+			Handler:    _Admin_GetReplica_Handler,
+		},
+		{
+			MethodName: "ListArbiters",
+			Handler:    _Admin_ListArbiters_Handler,
+		},
+		{
+			MethodName: "GetArbiter",
+			Handler:    _Admin_GetArbiter_Handler,
+		},
+		{
 			MethodName: "FailOver",
 			Handler:    _Admin_FailOver_Handler,
+		},
+		{
+			MethodName: "SwitchOver",
+			Handler:    _Admin_SwitchOver_Handler,
+		},
+		{
+			MethodName: "TestFailOver",
+			Handler:    _Admin_TestFailOver_Handler,
 		},
 		{
 			MethodName: "Resync",
@@ -354,6 +798,22 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Admin_Detach_Handler,
 		},
 		{
+			MethodName: "Drain",
+			Handler:    _Admin_Drain_Handler,
+		},
+		{
+			MethodName: "Undrain",
+			Handler:    _Admin_Undrain_Handler,
+		},
+		{
+			MethodName: "SuspendProtection",
+			Handler:    _Admin_SuspendProtection_Handler,
+		},
+		{
+			MethodName: "ResumeProtection",
+			Handler:    _Admin_ResumeProtection_Handler,
+		},
+		{
 			MethodName: "SetPolicy",
 			Handler:    _Admin_SetPolicy_Handler,
 		},
@@ -362,6 +822,11 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "WatchEvents",
 			Handler:       _Admin_WatchEvents_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "GetSupportBundle",
+			Handler:       _Admin_GetSupportBundle_Handler,
 			ServerStreams: true,
 		},
 	},

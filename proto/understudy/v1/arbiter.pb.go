@@ -681,7 +681,10 @@ type Hello struct {
 	Disk *Disk `protobuf:"bytes,9,opt,name=disk,proto3" json:"disk,omitempty"`
 	// A spare that can boot the guest from that image: it has kept what a boot
 	// needs beside it.
-	CanBoot       bool `protobuf:"varint,10,opt,name=can_boot,json=canBoot,proto3" json:"can_boot,omitempty"`
+	CanBoot bool `protobuf:"varint,10,opt,name=can_boot,json=canBoot,proto3" json:"can_boot,omitempty"`
+	// Random name of the process, which stays when the replica gives its copy up
+	// and takes a new id.
+	Process       string `protobuf:"bytes,11,opt,name=process,proto3" json:"process,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -784,6 +787,13 @@ func (x *Hello) GetCanBoot() bool {
 		return x.CanBoot
 	}
 	return false
+}
+
+func (x *Hello) GetProcess() string {
+	if x != nil {
+		return x.Process
+	}
+	return ""
 }
 
 // Heartbeat carries a replica's progress, too.
@@ -1874,7 +1884,7 @@ const file_understudy_v1_arbiter_proto_rawDesc = "" +
 	"\x06resync\x18\x05 \x01(\v2\x15.understudy.v1.ResyncH\x00R\x06resync\x122\n" +
 	"\arefusal\x18\x06 \x01(\v2\x16.understudy.v1.RefusalH\x00R\arefusal\x12?\n" +
 	"\theartbeat\x18\a \x01(\v2\x1f.understudy.v1.ArbiterHeartbeatH\x00R\theartbeatB\x06\n" +
-	"\x04body\"\xc9\x02\n" +
+	"\x04body\"\xe3\x02\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x0e\n" +
 	"\x02vm\x18\x02 \x01(\tR\x02vm\x123\n" +
@@ -1886,7 +1896,8 @@ const file_understudy_v1_arbiter_proto_rawDesc = "" +
 	"\aversion\x18\b \x01(\tR\aversion\x12'\n" +
 	"\x04disk\x18\t \x01(\v2\x13.understudy.v1.DiskR\x04disk\x12\x19\n" +
 	"\bcan_boot\x18\n" +
-	" \x01(\bR\acanBoot\"\xc9\x01\n" +
+	" \x01(\bR\acanBoot\x12\x18\n" +
+	"\aprocess\x18\v \x01(\tR\aprocess\"\xc9\x01\n" +
 	"\tHeartbeat\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12'\n" +
 	"\x0fdelivered_input\x18\x02 \x01(\x04R\x0edeliveredInput\x12\x17\n" +

@@ -298,7 +298,12 @@ type Record struct {
 	StandbyDisk string `protobuf:"bytes,9,opt,name=standby_disk,json=standbyDisk,proto3" json:"standby_disk,omitempty"`
 	// What an operator has set for this VM. Fields that are zero are the
 	// arbiter's. It changes without a new term.
-	Policy        *Policy `protobuf:"bytes,10,opt,name=policy,proto3" json:"policy,omitempty"`
+	Policy *Policy `protobuf:"bytes,10,opt,name=policy,proto3" json:"policy,omitempty"`
+	// An operator has suspended protection: no replica becomes the standby. It
+	// changes without a new term, as drained does.
+	Suspended bool `protobuf:"varint,11,opt,name=suspended,proto3" json:"suspended,omitempty"`
+	// Replicas that an operator does not want to become the standby.
+	Drained       []*Drained `protobuf:"bytes,12,rep,name=drained,proto3" json:"drained,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -403,6 +408,83 @@ func (x *Record) GetPolicy() *Policy {
 	return nil
 }
 
+func (x *Record) GetSuspended() bool {
+	if x != nil {
+		return x.Suspended
+	}
+	return false
+}
+
+func (x *Record) GetDrained() []*Drained {
+	if x != nil {
+		return x.Drained
+	}
+	return nil
+}
+
+// Drained names a replica's process that is not to be used.
+type Drained struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Hello.process, or the replica's id where it has none.
+	Process string `protobuf:"bytes,1,opt,name=process,proto3" json:"process,omitempty"`
+	// The replica's id when it was drained, for people.
+	ReplicaId     string `protobuf:"bytes,2,opt,name=replica_id,json=replicaId,proto3" json:"replica_id,omitempty"`
+	SinceUnixMs   int64  `protobuf:"varint,3,opt,name=since_unix_ms,json=sinceUnixMs,proto3" json:"since_unix_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Drained) Reset() {
+	*x = Drained{}
+	mi := &file_understudy_v1_common_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Drained) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Drained) ProtoMessage() {}
+
+func (x *Drained) ProtoReflect() protoreflect.Message {
+	mi := &file_understudy_v1_common_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Drained.ProtoReflect.Descriptor instead.
+func (*Drained) Descriptor() ([]byte, []int) {
+	return file_understudy_v1_common_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Drained) GetProcess() string {
+	if x != nil {
+		return x.Process
+	}
+	return ""
+}
+
+func (x *Drained) GetReplicaId() string {
+	if x != nil {
+		return x.ReplicaId
+	}
+	return ""
+}
+
+func (x *Drained) GetSinceUnixMs() int64 {
+	if x != nil {
+		return x.SinceUnixMs
+	}
+	return 0
+}
+
 // Policy is what an operator can set about a VM.
 type Policy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -427,7 +509,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_understudy_v1_common_proto_msgTypes[2]
+	mi := &file_understudy_v1_common_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -439,7 +521,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_common_proto_msgTypes[2]
+	mi := &file_understudy_v1_common_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -452,7 +534,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_common_proto_rawDescGZIP(), []int{2}
+	return file_understudy_v1_common_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Policy) GetCompareIdleMs() uint32 {
@@ -517,7 +599,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_understudy_v1_common_proto_msgTypes[3]
+	mi := &file_understudy_v1_common_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -529,7 +611,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_common_proto_msgTypes[3]
+	mi := &file_understudy_v1_common_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -542,7 +624,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_common_proto_rawDescGZIP(), []int{3}
+	return file_understudy_v1_common_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Disk) GetId() string {
@@ -588,7 +670,7 @@ const file_understudy_v1_common_proto_rawDesc = "" +
 	"\n" +
 	"ReplicaRef\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
-	"\aaddress\x18\x02 \x01(\tR\aaddress\"\x83\x03\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\"\xd3\x03\n" +
 	"\x06Record\x12\x0e\n" +
 	"\x02vm\x18\x01 \x01(\tR\x02vm\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12'\n" +
@@ -601,7 +683,14 @@ const file_understudy_v1_common_proto_rawDesc = "" +
 	"activeDisk\x12!\n" +
 	"\fstandby_disk\x18\t \x01(\tR\vstandbyDisk\x12-\n" +
 	"\x06policy\x18\n" +
-	" \x01(\v2\x15.understudy.v1.PolicyR\x06policy\"\xf1\x01\n" +
+	" \x01(\v2\x15.understudy.v1.PolicyR\x06policy\x12\x1c\n" +
+	"\tsuspended\x18\v \x01(\bR\tsuspended\x120\n" +
+	"\adrained\x18\f \x03(\v2\x16.understudy.v1.DrainedR\adrained\"f\n" +
+	"\aDrained\x12\x18\n" +
+	"\aprocess\x18\x01 \x01(\tR\aprocess\x12\x1d\n" +
+	"\n" +
+	"replica_id\x18\x02 \x01(\tR\treplicaId\x12\"\n" +
+	"\rsince_unix_ms\x18\x03 \x01(\x03R\vsinceUnixMs\"\xf1\x01\n" +
 	"\x06Policy\x12&\n" +
 	"\x0fcompare_idle_ms\x18\x01 \x01(\rR\rcompareIdleMs\x12$\n" +
 	"\x0ecompare_max_ms\x18\x02 \x01(\rR\fcompareMaxMs\x120\n" +
@@ -661,27 +750,29 @@ func file_understudy_v1_common_proto_rawDescGZIP() []byte {
 }
 
 var file_understudy_v1_common_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_understudy_v1_common_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_understudy_v1_common_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_understudy_v1_common_proto_goTypes = []any{
 	(Mode)(0),          // 0: understudy.v1.Mode
 	(Reason)(0),        // 1: understudy.v1.Reason
 	(GuestEvent)(0),    // 2: understudy.v1.GuestEvent
 	(*ReplicaRef)(nil), // 3: understudy.v1.ReplicaRef
 	(*Record)(nil),     // 4: understudy.v1.Record
-	(*Policy)(nil),     // 5: understudy.v1.Policy
-	(*Disk)(nil),       // 6: understudy.v1.Disk
+	(*Drained)(nil),    // 5: understudy.v1.Drained
+	(*Policy)(nil),     // 6: understudy.v1.Policy
+	(*Disk)(nil),       // 7: understudy.v1.Disk
 }
 var file_understudy_v1_common_proto_depIdxs = []int32{
 	0, // 0: understudy.v1.Record.mode:type_name -> understudy.v1.Mode
 	3, // 1: understudy.v1.Record.active:type_name -> understudy.v1.ReplicaRef
 	3, // 2: understudy.v1.Record.standby:type_name -> understudy.v1.ReplicaRef
 	1, // 3: understudy.v1.Record.reason:type_name -> understudy.v1.Reason
-	5, // 4: understudy.v1.Record.policy:type_name -> understudy.v1.Policy
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	6, // 4: understudy.v1.Record.policy:type_name -> understudy.v1.Policy
+	5, // 5: understudy.v1.Record.drained:type_name -> understudy.v1.Drained
+	6, // [6:6] is the sub-list for method output_type
+	6, // [6:6] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_understudy_v1_common_proto_init() }
@@ -695,7 +786,7 @@ func file_understudy_v1_common_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_understudy_v1_common_proto_rawDesc), len(file_understudy_v1_common_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   4,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
