@@ -214,7 +214,7 @@ func TestRestartAfterACrash(t *testing.T) {
 	r := active.assigned(pb.Mode_MODE_PROTECTED)
 	took := time.Since(begun)
 	t.Logf("owned again after %v", took)
-	if took > 10*time.Second || r.Active.Id != "r-1" || r.Standby.Id != "r-2" {
+	if took > 25*time.Second || r.Active.Id != "r-1" || r.Standby.Id != "r-2" {
 		t.Errorf("after %v: %v", took, r)
 	}
 	epoch := active.await("a resync", func(m *pb.ToReplica) bool { return m.GetResync() != nil }).GetResync().Epoch

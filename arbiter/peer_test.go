@@ -21,7 +21,7 @@ import (
 	"github.com/understudy-ft/understudy/services/session"
 )
 
-const patience = 15 * time.Second
+const patience = time.Minute
 
 // running is an arbiter in this process.
 type running struct {

@@ -229,7 +229,7 @@ func TestRefusesToStartUnsecured(t *testing.T) {
 		if err := o.check(); err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		a, err := start(ctx, o, cmd.Logger(t.Output()))
 		if err == nil {
 			a.close()

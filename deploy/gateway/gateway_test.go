@@ -17,7 +17,7 @@ import (
 	"github.com/understudy-ft/understudy/services/uplink/wire"
 )
 
-const patience = 10 * time.Second
+const patience = time.Minute
 
 // eventually waits until a condition holds.
 func eventually(t *testing.T, what string, holds func() bool) {

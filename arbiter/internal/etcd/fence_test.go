@@ -19,12 +19,12 @@ import (
 // lease grants a lease that nobody keeps alive and puts key under it.
 func lease(t *testing.T, c *clientv3.Client, key string) int64 {
 	t.Helper()
-	g, err := c.Grant(within(t, 5*time.Second), 60)
+	g, err := c.Grant(within(t, time.Minute), 60)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if key != "" {
-		if _, err := c.Put(within(t, 5*time.Second), key, "", clientv3.WithLease(g.ID)); err != nil {
+		if _, err := c.Put(within(t, time.Minute), key, "", clientv3.WithLease(g.ID)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -33,7 +33,7 @@ func lease(t *testing.T, c *clientv3.Client, key string) int64 {
 
 func revoke(t *testing.T, c *clientv3.Client, id int64) {
 	t.Helper()
-	if _, err := c.Revoke(within(t, 5*time.Second), clientv3.LeaseID(id)); err != nil {
+	if _, err := c.Revoke(within(t, time.Minute), clientv3.LeaseID(id)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -44,7 +44,7 @@ func record(vm string, term uint64) *pb.Record {
 
 func own(t *testing.T, s *fence.Store, vm, id string, lease int64) fence.Claim {
 	t.Helper()
-	c, err := s.Own(within(t, 5*time.Second), vm, fence.Owner{ID: id, Address: id + ":7400", Lease: lease})
+	c, err := s.Own(within(t, time.Minute), vm, fence.Owner{ID: id, Address: id + ":7400", Lease: lease})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +55,7 @@ func TestOneArbiterOwnsAVM(t *testing.T) {
 	c := connect(t, run(t, Config{}).LocalEndpoint())
 	s := fence.NewStore(c)
 	a, b := lease(t, c, ""), lease(t, c, "")
-	ctx := within(t, 10*time.Second)
+	ctx := within(t, time.Minute)
 
 	claim := own(t, s, "web", "A", a)
 	if again := own(t, s, "web", "A", a); again != claim {
@@ -286,7 +286,7 @@ func TestUnknownOutcomeIsSaidAndResolved(t *testing.T) {
 	link := newLink(t, server.Addr().String())
 	far := fence.NewStore(connect(t, link.endpoint()))
 	claim := own(t, fence.NewStore(direct), "web", "A", lease(t, direct, ""))
-	if _, err := far.Load(within(t, 5*time.Second), "web"); err != nil {
+	if _, err := far.Load(within(t, time.Minute), "web"); err != nil {
 		t.Fatal(err)
 	}
 
@@ -297,11 +297,11 @@ func TestUnknownOutcomeIsSaidAndResolved(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 	link.set(whole)
-	v, err := far.Load(within(t, 5*time.Second), "web")
+	v, err := far.Load(within(t, time.Minute), "web")
 	if err != nil || v.Record.GetTerm() != 1 {
 		t.Fatalf("%+v %v", v, err)
 	}
-	if rev, err := far.Commit(within(t, 5*time.Second), claim, record("web", 1), 0); err != nil || rev != v.Revision {
+	if rev, err := far.Commit(within(t, time.Minute), claim, record("web", 1), 0); err != nil || rev != v.Revision {
 		t.Errorf("asked again: %d %v, want %d", rev, err, v.Revision)
 	}
 

@@ -52,7 +52,7 @@ func TestRestartKeepsDataIdentityAndPort(t *testing.T) {
 		t.Error(err)
 	}
 	c := connect(t, s.LocalEndpoint())
-	if _, err := c.Put(within(t, 5*time.Second), "k", "v"); err != nil {
+	if _, err := c.Put(within(t, time.Minute), "k", "v"); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Close(); err != nil {
@@ -63,7 +63,7 @@ func TestRestartKeepsDataIdentityAndPort(t *testing.T) {
 	if again.ArbiterID() != s.ArbiterID() || again.LocalEndpoint() != s.LocalEndpoint() {
 		t.Errorf("restarted as %s at %s, was %s at %s", again.ArbiterID(), again.LocalEndpoint(), s.ArbiterID(), s.LocalEndpoint())
 	}
-	r, err := c.Get(within(t, 5*time.Second), "k")
+	r, err := c.Get(within(t, time.Minute), "k")
 	if err != nil || len(r.Kvs) != 1 || string(r.Kvs[0].Value) != "v" {
 		t.Errorf("after the restart: %v, %v", r, err)
 	}
@@ -116,7 +116,7 @@ func TestStartSaysInOneLineWhatIsWrong(t *testing.T) {
 		"not our address":  {Config{Listen: "192.0.2.1:0"}, "cannot assign requested address"},
 	} {
 		tc.cfg.Log = hclog.NewNullLogger()
-		s, err := Start(within(t, 10*time.Second), tc.cfg)
+		s, err := Start(within(t, time.Minute), tc.cfg)
 		if err == nil {
 			s.Close()
 			t.Errorf("%s: no error", name)

@@ -32,7 +32,7 @@ func unowned(t *testing.T, edit func(*Config)) *Registry {
 	edit(&cfg)
 	r := New(cfg)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := r.Stop(ctx); err != nil {
 			t.Error(err)
@@ -62,7 +62,7 @@ func refusedWith(t *testing.T, s *Stream) *pb.Refusal {
 	t.Helper()
 	select {
 	case <-s.Over():
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the stream does not end")
 	}
 	msgs, last := s.Take()
@@ -93,7 +93,7 @@ func TestVMEndsWithItsLastStream(t *testing.T) {
 	s.Detach("over")
 	select {
 	case <-v.done:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the VM lives on without streams")
 	}
 	if r.find("a") != nil {
@@ -151,7 +151,7 @@ func TestStopSendsEveryoneAway(t *testing.T) {
 	r := unowned(t, func(*Config) {})
 	s := attach(t, r, "a", "r-1")
 	defer s.Detach("over")
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := r.Stop(ctx); err != nil {
 		t.Fatal(err)
