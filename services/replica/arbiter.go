@@ -165,6 +165,7 @@ func (a *attachment) OnMessage(m *pb.ToReplica) {
 			l.firstArbiter++
 		}
 		l.core.FromArbiter(fence.Now(), m)
+		l.trace.released(m.GetRelease())
 	})
 }
 

@@ -45,6 +45,9 @@ type Config struct {
 	// DiskAdopt takes the image at DiskPath for VM's, whatever its stamp and the
 	// record in etcd say.
 	DiskAdopt bool
+	// Trace, if set, gets a line for each output reported and released: see
+	// trace.
+	Trace io.Writer
 
 	disk    *localDisk // made by Run
 	Version string

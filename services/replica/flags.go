@@ -21,11 +21,11 @@ import (
 
 // Flags are the command-line flags that the primary and the secondary share.
 type Flags struct {
-	vm, listen, advertise, uplink, console, disk, name *string
-	adopt                                              *bool
-	arbiters                                           *cli.List
-	silence                                            *time.Duration
-	identity                                           *identity.Flags
+	vm, listen, advertise, uplink, console, disk, name, trace *string
+	adopt                                                     *bool
+	arbiters                                                  *cli.List
+	silence                                                   *time.Duration
+	identity                                                  *identity.Flags
 }
 
 // minSilence is twice the interval of heartbeats, below which every peer would
@@ -45,6 +45,7 @@ func AddFlags(cmd *cli.Command) *Flags {
 		console:   cmd.String("console", "", "`WHERE` the guest's console goes: - for this terminal, a file, or unix:PATH for a socket (default: nowhere)"),
 		disk:      cmd.String("disk", "", "`FILE` with the raw disk image of this replica (default: no disk, or a temporary copy on a secondary)"),
 		adopt:     cmd.Bool("disk-adopt", false, "take the image of --disk for this VM's, whatever its stamp and the VM's record say:\nwhat a newer image has is lost. To be given once, not for good"),
+		trace:     cmd.String("trace", "", "`FILE` that gets a line with the time of each output and release, for measurements (default: none)"),
 		name:      cmd.String("name", "", "`NAME` that this replica's identity begins with (default: the host's name)"),
 		arbiters:  cli.NewList("127.0.0.1:7400"),
 		silence:   cmd.Duration("heartbeat-timeout", 400*time.Millisecond, "`TIME` after which a silent arbiter or other copy counts as lost"),
@@ -112,9 +113,19 @@ func (f *Flags) Config(log hclog.Logger) (cfg Config, closeAll func(), err error
 	if err != nil {
 		return cfg, nil, err
 	}
+	var trace io.Writer
+	if *f.trace != "" {
+		file, err := os.Create(*f.trace)
+		if err != nil {
+			closeAll()
+			return cfg, nil, fmt.Errorf("make the trace of outputs (--trace): %w", err)
+		}
+		closeConsole := closeAll
+		trace, closeAll = file, func() { closeConsole(); _ = file.Close() } // each line was written when it was made
+	}
 	return Config{
 		VM: *f.vm, Name: name, Arbiters: f.arbiters.Values, Listen: *f.listen, Advertise: *f.advertise, Identity: self,
-		Uplink: *f.uplink, Console: out, ConsoleInput: in, DiskPath: *f.disk, Silence: *f.silence, DiskAdopt: *f.adopt, Version: cli.Version(), Log: log,
+		Uplink: *f.uplink, Console: out, ConsoleInput: in, DiskPath: *f.disk, Silence: *f.silence, DiskAdopt: *f.adopt, Trace: trace, Version: cli.Version(), Log: log,
 	}, closeAll, nil
 }
 

@@ -62,6 +62,8 @@ type life struct {
 	noted   disk.Stamp
 	// busy counts the goroutines that use the machine's memory.
 	busy sync.WaitGroup
+	// trace is nil but for measurements.
+	trace *trace
 
 	ended  chan struct{} // closed when result is set
 	result error
@@ -87,6 +89,7 @@ func newLife(cfg Config, advertise string) (*life, error) {
 		FlowSeed: binary.LittleEndian.Uint64(random[4:]),
 	}, (*host)(l))
 	l.worker = newWorker(l)
+	l.trace = newTrace(cfg.Trace, l.log)
 	return l, nil
 }
 
@@ -127,6 +130,7 @@ func (l *life) loop(ctx context.Context) {
 		}
 		batch = l.box.take(batch)
 		now := fence.Now()
+		l.trace.begin(now)
 		for i := range batch {
 			switch e := &batch[i]; e.kind {
 			case guestSent:
@@ -143,6 +147,7 @@ func (l *life) loop(ctx context.Context) {
 			l.core.Tick(now, l.worker.idle())
 		}
 		l.core.Flush(now)
+		l.trace.flush()
 		l.backlog.Store(int64(l.core.InputBacklog()))
 		l.publish()
 		l.stampDisk()
@@ -259,6 +264,7 @@ func (h *host) ToArbiter(m *pb.FromReplica) {
 	if h.attach == nil {
 		return
 	}
+	h.trace.reported(m.GetOutputs())
 	if err := h.attach.Send(m); err != nil && !errors.Is(err, feed.ErrClosed) {
 		h.log.Debug("message to the arbiter dropped", "error", err)
 	}
