@@ -34,6 +34,9 @@
 //	                           redis   redis-server on port 6379
 //	                           httpd   BusyBox httpd on port 80, serving /srv
 //	                           shell   a shell on the console
+//	                           NAME    the program /services/NAME, which package
+//	                                   deploy/initrd adds to a copy of the initrd;
+//	                                   nobody waits until it listens
 //	ud.disk=/dev/vda         ext4 file system for /data (redis: appendonly, fsync always;
 //	                         httpd: serves /data). Never formatted by the guest.
 //	ud.redis=--maxmemory:64mb  more arguments for redis-server, a colon for each blank
