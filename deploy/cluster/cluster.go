@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/understudy-ft/understudy/deploy/initrd"
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 	"github.com/understudy-ft/understudy/services/identity"
 )
@@ -47,6 +48,14 @@ type Config struct {
 	ConsoleSockets bool
 	// Service is what the guest runs; default "redis".
 	Service string
+	// Add are files that the guest's initial RAM disk gets, too.
+	Add []initrd.File
+	// Ports are ports of the guest that Address leads to, such as "udp:53".
+	Ports []string
+	// NoArbiter leaves the arbiter out, for standalone guests.
+	NoArbiter bool
+	// ArbiterAt is where replicas dial the arbiter; empty for where it listens.
+	ArbiterAt string
 	// LogLevel of the replicas and the arbiter; default info.
 	LogLevel string
 }
@@ -63,6 +72,8 @@ type Cluster struct {
 	GRPC, HTTP, Redis string
 
 	socket  string
+	initrd  string
+	forward map[string]string // from Ports to this machine's addresses
 	temp    bool
 	spares  int
 	conn    *grpc.ClientConn
@@ -112,17 +123,31 @@ func Start(cfg Config) (*Cluster, error) {
 
 // start starts what a cluster has without replicas.
 func (c *Cluster) start() (err error) {
-	addrs, err := freeAddresses(3)
+	addrs, err := freeAddresses(3 + len(c.Ports))
 	if err != nil {
 		return err
 	}
 	c.GRPC, c.HTTP, c.Redis = addrs[0], addrs[1], addrs[2]
 	c.socket = filepath.Join(c.Dir, "gateway.sock")
-	if err := c.StartArbiter(); err != nil {
+	c.initrd = filepath.Join(c.Guest, "initrd")
+	if len(c.Add) > 0 {
+		base := c.initrd
+		c.initrd = filepath.Join(c.Dir, "initrd")
+		if err := initrd.Add(c.initrd, base, c.Add); err != nil {
+			return err
+		}
+	}
+	gateway := []string{"--listen", "unix:" + c.socket, "--forward", c.Redis + "=" + GuestIP + ":6379"}
+	c.forward = map[string]string{}
+	for i, port := range c.Ports {
+		network, number, _ := strings.Cut(port, ":")
+		c.forward[port] = addrs[3+i]
+		gateway = append(gateway, "--forward", network+":"+addrs[3+i]+"="+GuestIP+":"+number)
+	}
+	if c.Gateway, err = c.run("gateway", "gateway", gateway...); err != nil || c.NoArbiter {
 		return err
 	}
-	c.Gateway, err = c.run("gateway", "gateway", "--listen", "unix:"+c.socket, "--forward", c.Redis+"="+GuestIP+":6379")
-	if err != nil {
+	if err := c.StartArbiter(); err != nil {
 		return err
 	}
 	creds := insecure.NewCredentials()
@@ -136,6 +161,9 @@ func (c *Cluster) start() (err error) {
 	c.conn, err = grpc.NewClient(c.GRPC, grpc.WithTransportCredentials(creds))
 	return err
 }
+
+// Address is where this machine reaches one of the guest's Ports.
+func (c *Cluster) Address(port string) string { return c.forward[port] }
 
 // files are those of a party.
 func (c *Cluster) files(party string) identity.Files {
@@ -165,7 +193,7 @@ func (c *Cluster) StartArbiter() (err error) {
 // StartPrimary boots the VM, with more args beside the usual ones.
 func (c *Cluster) StartPrimary(more ...string) (*Process, error) {
 	args := c.replicaArgs("primary")
-	args = append(args, "--kernel", filepath.Join(c.Guest, "Image"), "--initrd", filepath.Join(c.Guest, "initrd"),
+	args = append(args, "--kernel", filepath.Join(c.Guest, "Image"), "--initrd", c.initrd,
 		"--memory", c.Memory, "--append", c.kernelLine())
 	if c.Disk != "" {
 		args = append(args, "--disk", c.Disk)
@@ -175,9 +203,13 @@ func (c *Cluster) StartPrimary(more ...string) (*Process, error) {
 
 // StartStandalone runs the guest without protection on the cluster's gateway.
 func (c *Cluster) StartStandalone() (*Process, error) {
-	return c.replica("primary", "--standalone", "--vm", c.VM, "--uplink", "gateway:unix:"+c.socket,
-		"--kernel", filepath.Join(c.Guest, "Image"), "--initrd", filepath.Join(c.Guest, "initrd"),
-		"--memory", c.Memory, "--append", c.kernelLine(), "--console", filepath.Join(c.Dir, "standalone.console"))
+	args := []string{"--standalone", "--vm", c.VM, "--uplink", "gateway:unix:" + c.socket,
+		"--kernel", filepath.Join(c.Guest, "Image"), "--initrd", c.initrd,
+		"--memory", c.Memory, "--append", c.kernelLine(), "--console", filepath.Join(c.Dir, "standalone.console")}
+	if c.Disk != "" {
+		args = append(args, "--disk", c.Disk)
+	}
+	return c.replica("primary", args...)
 }
 
 func (c *Cluster) kernelLine() string {
@@ -236,7 +268,11 @@ func (c *Cluster) replicaArgs(name string) []string {
 	if c.ConsoleSockets {
 		console = "unix:" + console
 	}
-	args := append([]string{"--vm", c.VM, "--name", name, "--arbiter", c.GRPC, "--uplink", "gateway:unix:" + c.socket,
+	arbiter := c.ArbiterAt
+	if arbiter == "" {
+		arbiter = c.GRPC
+	}
+	args := append([]string{"--vm", c.VM, "--name", name, "--arbiter", arbiter, "--uplink", "gateway:unix:" + c.socket,
 		"--console", console, "--log-level", c.LogLevel}, c.patience()...)
 	return append(args, c.tlsArgs("replica-"+c.VM)...)
 }
