@@ -19,6 +19,9 @@ import (
 // so long counts as broken.
 const replyTimeout = 60 * time.Second
 
+// dialTimeout bounds the opening of a connection.
+const dialTimeout = 5 * time.Second
+
 // conn is one connection that speaks the Redis protocol.
 type conn struct {
 	net.Conn
@@ -27,7 +30,7 @@ type conn struct {
 }
 
 func dial(addr string) (*conn, error) {
-	c, err := net.DialTimeout("tcp", addr, 5*time.Second)
+	c, err := net.DialTimeout("tcp", addr, dialTimeout)
 	if err != nil {
 		return nil, err
 	}
@@ -36,15 +39,7 @@ func dial(addr string) (*conn, error) {
 
 // do sends a command and returns its reply as text; ok is false for nil.
 func (c *conn) do(args ...string) (reply string, ok bool, err error) {
-	b := append(c.buf[:0], '*')
-	b = strconv.AppendInt(b, int64(len(args)), 10)
-	b = append(b, "\r\n"...)
-	for _, a := range args {
-		b = append(b, '$')
-		b = strconv.AppendInt(b, int64(len(a)), 10)
-		b = append(b, "\r\n"...)
-		b = append(append(b, a...), "\r\n"...)
-	}
+	b := appendCommand(c.buf[:0], args...)
 	c.buf = b
 	if err := c.SetDeadline(time.Now().Add(replyTimeout)); err != nil {
 		return "", false, err
@@ -77,6 +72,20 @@ func (c *conn) do(args ...string) (reply string, ok bool, err error) {
 		return string(data[:n]), true, nil
 	}
 	return "", false, fmt.Errorf("reply %q", line)
+}
+
+// appendCommand appends a command as Redis reads it.
+func appendCommand(b []byte, args ...string) []byte {
+	b = append(b, '*')
+	b = strconv.AppendInt(b, int64(len(args)), 10)
+	b = append(b, "\r\n"...)
+	for _, a := range args {
+		b = append(b, '$')
+		b = strconv.AppendInt(b, int64(len(a)), 10)
+		b = append(b, "\r\n"...)
+		b = append(append(b, a...), "\r\n"...)
+	}
+	return b
 }
 
 // Load is a running set of clients.
