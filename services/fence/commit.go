@@ -132,9 +132,9 @@ func (s *Store) commit(ctx context.Context, owner clientv3.Cmp, new *pb.Record, 
 	})
 	if err != nil {
 		if transient(err) || errors.Is(err, context.Canceled) {
-			return 0, fmt.Errorf("commit record of VM %s: %w: %w", vm, ErrUnknown, plain(err))
+			return 0, fmt.Errorf("commit record of VM %s: %w: %w", vm, ErrUnknown, Plain(err))
 		}
-		return 0, fmt.Errorf("commit record of VM %s: %w", vm, plain(err))
+		return 0, fmt.Errorf("commit record of VM %s: %w", vm, Plain(err))
 	}
 	if r.Succeeded {
 		return r.Header.Revision, nil

@@ -1,6 +1,7 @@
 package fence
 
 import (
+	"strconv"
 	"strings"
 
 	"google.golang.org/grpc/status"
@@ -15,17 +16,23 @@ type plainError struct {
 func (e *plainError) Error() string { return e.text }
 func (e *plainError) Unwrap() error { return e.err }
 
-// plain takes the wrapping of gRPC off an error's text: of "rpc error: code =
+// Plain takes the wrapping of gRPC off an error's text: of "rpc error: code =
 // Unavailable desc = connection error: desc = \"transport: Error while dialing:
-// dial tcp …: connect: connection refused\"" it leaves what the dialler said.
-func plain(err error) error {
+// dial tcp …: connect: connection refused\"" it leaves what the dialler said. The
+// error itself is still wrapped.
+func Plain(err error) error {
 	s, ok := status.FromError(err)
 	if !ok || err == nil {
 		return err
 	}
 	text := s.Message()
-	if _, cause, found := strings.Cut(text, "Error while dialing: "); found {
-		text = strings.TrimSuffix(cause, `"`)
+	if quoted, found := strings.CutPrefix(text, "connection error: desc = "); found {
+		if unquoted, err := strconv.Unquote(quoted); err == nil {
+			text = unquoted
+		}
+	}
+	for _, wrapping := range []string{"transport: ", "Error while dialing: "} {
+		text = strings.TrimPrefix(text, wrapping)
 	}
 	return &plainError{text: text, err: err}
 }

@@ -143,7 +143,7 @@ func (l *Lease) Close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	if _, err := l.leases.LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: g.ID}); err != nil && !isGone(err) {
-		return fmt.Errorf("revoke etcd lease %x: %w", g.ID, plain(err))
+		return fmt.Errorf("revoke etcd lease %x: %w", g.ID, Plain(err))
 	}
 	return nil
 }
@@ -254,7 +254,7 @@ func (l *Lease) note(what step, err error) {
 		return
 	}
 	err = fmt.Errorf("%s: %w", map[step]string{stepGrant: "get an etcd lease", stepPut: "put a key under the etcd lease",
-		stepRenew: "keep the etcd lease alive"}[what], plain(err))
+		stepRenew: "keep the etcd lease alive"}[what], Plain(err))
 	l.err.Store(&err)
 	if errors.Is(err, context.Canceled) {
 		return
@@ -293,7 +293,7 @@ func EndLeaseOf(ctx context.Context, client *clientv3.Client, key string) error 
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("end the lease of %s: %w", key, plain(err))
+		return fmt.Errorf("end the lease of %s: %w", key, Plain(err))
 	}
 	return nil
 }

@@ -101,7 +101,7 @@ func (s *Store) load(ctx context.Context, vm string) (View, int64, error) {
 		return err
 	})
 	if err != nil {
-		return v, 0, fmt.Errorf("load VM %s from etcd: %w", vm, plain(err))
+		return v, 0, fmt.Errorf("load VM %s from etcd: %w", vm, Plain(err))
 	}
 	for _, kv := range r.Kvs {
 		if err := v.apply(string(kv.Key), kv.Value, kv.ModRevision, kv.Lease, false); err != nil {
@@ -119,7 +119,7 @@ func (s *Store) List(ctx context.Context) ([]View, error) {
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("list VMs in etcd: %w", plain(err))
+		return nil, fmt.Errorf("list VMs in etcd: %w", Plain(err))
 	}
 	var all []View
 	for _, kv := range r.Kvs { // in the order of keys
@@ -202,7 +202,7 @@ func (s *Store) Own(ctx context.Context, vm string, self Owner) (Claim, error) {
 		return err
 	})
 	if err != nil {
-		return Claim{}, fmt.Errorf("own VM %s: %w", vm, plain(err))
+		return Claim{}, fmt.Errorf("own VM %s: %w", vm, Plain(err))
 	}
 	if !r.Succeeded {
 		kv := r.Responses[0].GetResponseRange().Kvs[0] // not free, so there is one
@@ -226,7 +226,7 @@ func (s *Store) Disown(ctx context.Context, c Claim) error {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("give up VM %s: %w", c.VM, plain(err))
+		return fmt.Errorf("give up VM %s: %w", c.VM, Plain(err))
 	}
 	return nil
 }

@@ -161,7 +161,7 @@ func (c *Config) check(kind platform) error {
 	case c.MemoryBytes%mem.PageSize != 0:
 		return fmt.Errorf("memory of %d bytes is not a multiple of %d: %w", c.MemoryBytes, mem.PageSize, ErrConfig)
 	case c.MemoryBytes < MinMemory || c.MemoryBytes > MaxMemory:
-		return fmt.Errorf("memory of %d bytes: from %d to %d are possible: %w", c.MemoryBytes, MinMemory, uint64(MaxMemory), ErrConfig)
+		return fmt.Errorf("memory of %d MiB: must be from %d to %d MiB (--memory): %w", c.MemoryBytes>>20, MinMemory>>20, MaxMemory>>20, ErrConfig)
 	case c.CPUs < 1:
 		return fmt.Errorf("%d CPUs: at least 1 is needed: %w", c.CPUs, ErrConfig)
 	case c.MAC == [6]byte{} || c.MAC[0]&1 != 0:

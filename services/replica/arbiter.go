@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -73,7 +74,7 @@ func (l *life) discover(ctx context.Context) (*pb.DiscoverResponse, error) {
 				}
 				return r, nil
 			}
-			last = fmt.Errorf("arbiter %s: %w", addr, err)
+			last = fmt.Errorf("arbiter %s: %w", addr, explain(err, l.cfg.Identity != nil))
 		}
 		if !said {
 			said = true
@@ -86,6 +87,19 @@ func (l *life) discover(ctx context.Context) (*pb.DiscoverResponse, error) {
 		}
 		wait = min(2*wait, discoverMaxWait)
 	}
+}
+
+// explain adds to the error of a first call what it comes from where only one of
+// both sides uses certificates.
+func explain(err error, certificates bool) error {
+	plain := fence.Plain(err)
+	switch text := plain.Error(); {
+	case !certificates && strings.Contains(text, "reading server preface"):
+		return fmt.Errorf("it wants a certificate, and there is none here: give --tls-ca, --tls-cert and --tls-key (%w)", plain)
+	case certificates && strings.Contains(text, "does not look like a TLS handshake"):
+		return fmt.Errorf("it runs without certificates, and they are given here: give it some, too (%w)", plain)
+	}
+	return plain
 }
 
 func discoverAt(ctx context.Context, addr string, creds credentials.TransportCredentials) (*pb.DiscoverResponse, error) {

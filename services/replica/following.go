@@ -51,7 +51,9 @@ func (l *life) accept(s *feed.Standby, term uint64, hello *pb.FeedHello) (feed.S
 			return
 		}
 		f, err := l.follow(s, hello.GetMachine())
-		if err == nil {
+		if err != nil {
+			l.log.Warn("cannot shadow the active", "error", err)
+		} else {
 			l.following = f
 			l.busy.Go(func() { <-s.Done() }) // its goroutine writes the machine's memory
 			l.core.FeedUp(fence.Now())

@@ -2,9 +2,11 @@ package replica
 
 import (
 	"fmt"
+	"path/filepath"
 	"sync"
 
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 	"github.com/understudy-ft/understudy/services/disk"
@@ -59,6 +61,11 @@ func openLocalDisk(cfg *Config) (*localDisk, error) {
 	case !ok || found.VM != cfg.VM:
 		found = fresh
 	}
+	if cfg.Guest == nil {
+		if err := writable(filepath.Dir(d.path)); err != nil {
+			return nil, fmt.Errorf("--disk: %w", err)
+		}
+	}
 	d.stamp = found
 	if found.Disk == fresh.Disk && cfg.Guest != nil && cfg.Guest.Disk != nil && !cfg.Guest.readOnly() {
 		if err := disk.WriteStamp(d.path, d.stamp); err != nil {
@@ -66,6 +73,15 @@ func openLocalDisk(cfg *Config) (*localDisk, error) {
 		}
 	}
 	return d, nil
+}
+
+// writable tells whether files can be made in a directory, which a secondary
+// would otherwise find out only when it is to shadow a VM.
+func writable(dir string) error {
+	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
+		return fmt.Errorf("directory %s of the image: %w", dir, err)
+	}
+	return nil
 }
 
 // hello is the image as the arbiter is told of it.

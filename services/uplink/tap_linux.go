@@ -106,7 +106,7 @@ func setUp(s tapSpec, created bool) error {
 	if s.bridge != "" {
 		bridge, err := netlink.LinkByName(s.bridge)
 		if err != nil {
-			return fmt.Errorf("looking bridge %s up: %w", s.bridge, err)
+			return fmt.Errorf("bridge %s: %w: make it (ip link add %s type bridge), or name with port=PORT the network card that is to join it, and it is made", s.bridge, err, s.bridge)
 		}
 		if bridge.Type() != "bridge" {
 			return fmt.Errorf("putting %s into %s: that is no bridge but a device of type %s", s.name, s.bridge, bridge.Type())

@@ -179,7 +179,7 @@ func TestTAPErrorsSayWhatIsWrong(t *testing.T) {
 	must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "v1"}))
 	for spec, want := range map[string]string{
 		"tap:v0":             "device of another kind",
-		"tap:us0,bridge=br9": "looking bridge br9 up",
+		"tap:us0,bridge=br9": "bridge br9: Link not found: make it",
 		"tap:us0,bridge=v1":  "that is no bridge but a device of type veth",
 	} {
 		up, err := Open(spec, func([]byte) {}, hclog.NewNullLogger())
