@@ -320,9 +320,13 @@ func (l *link[S, R]) watch() {
 
 // within calls f and ends the link where f has not returned after d.
 func (l *link[S, R]) within(d time.Duration, what string, f func() error) error {
-	timer := time.AfterFunc(d, func() { l.fail(fmt.Errorf("%s took more than %v: %w", what, d, context.DeadlineExceeded)) })
+	late := fmt.Errorf("%s took more than %v: %w", what, d, context.DeadlineExceeded)
+	timer := time.AfterFunc(d, func() { l.fail(late) })
 	err := f()
-	if !timer.Stop() || l.ctx.Err() != nil {
+	if !timer.Stop() {
+		l.fail(late) // its goroutine may not have come to it yet
+	}
+	if l.ctx.Err() != nil {
 		return l.err()
 	}
 	if err != nil {
