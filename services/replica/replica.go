@@ -70,6 +70,9 @@ type life struct {
 	done   bool
 }
 
+// process names this process to the arbiter, whatever identities its lives have.
+var process = rand.Text()
+
 // newLife prepares a life; run lives it.
 func newLife(cfg Config, advertise string) (*life, error) {
 	var random [12]byte
@@ -84,7 +87,7 @@ func newLife(cfg Config, advertise string) (*life, error) {
 		image = nil
 	}
 	l.core = role.New(role.Config{
-		VM: cfg.VM, Self: l.self, Version: cfg.Version, Candidate: cfg.Guest != nil,
+		VM: cfg.VM, Self: l.self, Version: cfg.Version, Process: process, Candidate: cfg.Guest != nil,
 		Disk: image, CanBoot: cfg.Guest == nil && cfg.disk.whole() && keptBoot(cfg.DiskPath),
 		FlowSeed: binary.LittleEndian.Uint64(random[4:]),
 	}, (*host)(l))

@@ -23,6 +23,8 @@ type Config struct {
 	VM      string
 	Self    *pb.ReplicaRef
 	Version string
+	// Process names the process for all of its lives.
+	Process string
 	// Candidate says that this replica holds a bootable guest and asks to
 	// become active; otherwise it is a spare.
 	Candidate bool
@@ -156,7 +158,7 @@ func (c *Core) UseDisk(d *pb.Disk) { c.cfg.Disk = d }
 func (c *Core) Hello() *pb.FromReplica {
 	return &pb.FromReplica{Term: c.term, Body: &pb.FromReplica_Hello{Hello: &pb.Hello{
 		Protocol: Protocol, Vm: c.cfg.VM, Replica: c.cfg.Self, Role: c.helloRole(), Mode: c.mode,
-		Epoch: c.epoch, LeaseId: c.leaseID, Version: c.cfg.Version,
+		Epoch: c.epoch, LeaseId: c.leaseID, Version: c.cfg.Version, Process: c.cfg.Process,
 		Disk: c.cfg.Disk, CanBoot: c.cfg.CanBoot && c.role == pb.Role_ROLE_SPARE,
 	}}}
 }

@@ -93,14 +93,58 @@ type (
 		Revision int64
 	}
 
-	// FailOver is an operator's order to make the standby active.
-	FailOver struct{ Token Token }
+	// FailOver is an operator's order to make the standby active. By, here and
+	// below, names the operator in events; it may be empty.
+	FailOver struct {
+		Token Token
+		By    string
+	}
+	// SwitchOver is the order to make the standby active after a
+	// resynchronization, and the old active its standby. It is answered when the
+	// standby has become active.
+	SwitchOver struct {
+		Token Token
+		By    string
+	}
+	// TestFailOver is the order to fail over, wait for protection and switch
+	// back. It is answered when that is done, with a TestResult.
+	TestFailOver struct {
+		Token Token
+		By    string
+	}
 	// ResyncNow is an operator's order to begin a new epoch.
-	ResyncNow struct{ Token Token }
+	ResyncNow struct {
+		Token Token
+		By    string
+	}
 	// Drop is an operator's order to drop a standby or a spare.
 	Drop struct {
 		Token     Token
 		ReplicaID string
+		By        string
+	}
+	// Drain is the order not to use a replica as the standby until Undrain or
+	// the end of its process. An active is switched over from.
+	Drain struct {
+		Token     Token
+		ReplicaID string
+		By        string
+	}
+	// Undrain takes Drain back.
+	Undrain struct {
+		Token     Token
+		ReplicaID string
+		By        string
+	}
+	// Suspend is the order to do without a standby until Resume.
+	Suspend struct {
+		Token Token
+		By    string
+	}
+	// Resume takes Suspend back.
+	Resume struct {
+		Token Token
+		By    string
 	}
 
 	// Tick lets time pass. Due every 10 to 25 ms.
@@ -115,8 +159,14 @@ func (Received) isInput()     {}
 func (Committed) isInput()    {}
 func (CommitFailed) isInput() {}
 func (FailOver) isInput()     {}
+func (SwitchOver) isInput()   {}
+func (TestFailOver) isInput() {}
 func (ResyncNow) isInput()    {}
 func (Drop) isInput()         {}
+func (Drain) isInput()        {}
+func (Undrain) isInput()      {}
+func (Suspend) isInput()      {}
+func (Resume) isInput()       {}
 func (Tick) isInput()         {}
 
 // CommitCause says why a Commit failed.
@@ -174,10 +224,11 @@ type (
 	// set.
 	Report struct{ Event *pb.Event }
 	// Reply answers an operator's order once its outcome is known; Err is nil
-	// where it was carried out.
+	// where it was carried out. Test is set for a TestFailOver that was.
 	Reply struct {
 		Token Token
 		Err   error
+		Test  *TestResult
 	}
 	// GiveUp says that this arbiter has not heard any replica of the VM for
 	// long: end the ownership, so that another arbiter may take it, and tell
@@ -209,6 +260,9 @@ var (
 	ErrUnknownReplica = errors.New("no such replica is attached")
 	ErrIsActive       = errors.New("the active replica cannot be dropped: fail over first")
 	ErrOvertaken      = errors.New("the order was overtaken by another change of the VM")
+	ErrNeverStarted   = errors.New("the VM has never been started")
+	ErrTooMany        = errors.New("too many replicas are drained: undrain those that are gone")
+	ErrNoRest         = errors.New("the copies did not come to rest in time; nothing was changed")
 )
 
 // Counters of one Core, beyond those in VMStatus.

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -52,13 +53,15 @@ func TestChaos(t *testing.T) {
 		total.add(w.tally)
 	}
 	t.Logf("%d seeds: %+v", n, total)
-	if n >= 100 && (total.failovers == 0 || total.resyncs == 0 || total.boots <= int(n) || total.unanswered == 0 || total.owners == 0) {
+	if n >= 100 && (total.failovers == 0 || total.resyncs == 0 || total.boots <= int(n) || total.unanswered == 0 || total.owners == 0 ||
+		total.switches == 0 || total.returned == 0 || total.settings == 0) {
 		t.Errorf("some faults never happened: %+v", total)
 	}
 }
 
 type tally struct {
 	failovers, resyncs, boots, protected, emitted, unanswered, owners int
+	switches, tested, returned, settings                              int
 }
 
 func (a *tally) add(b tally) {
@@ -69,6 +72,10 @@ func (a *tally) add(b tally) {
 	a.emitted += b.emitted
 	a.unanswered += b.unanswered
 	a.owners += b.owners
+	a.switches += b.switches
+	a.tested += b.tested
+	a.returned += b.returned
+	a.settings += b.settings
 }
 
 type letter struct {
@@ -215,24 +222,53 @@ func (w *cluster) effect(e Effect) {
 		if w.commit != nil {
 			w.fail("two commits at once: %v and %v", *w.commit, e)
 		}
-		if e.Record.GetTerm() <= w.core.record.GetTerm() {
-			w.fail("commit of term %d after term %d", e.Record.GetTerm(), w.core.record.GetTerm())
-		}
+		w.follows(e.Record, w.core.record)
 		w.commit, w.commitAt = &e, w.after(20)
 	case Reply:
 		if !w.open[e.Token] {
 			w.fail("reply to %d, which is not open", e.Token)
 		}
 		delete(w.open, e.Token)
+		if e.Test != nil && e.Test.Returned {
+			w.tally.returned++
+		}
 	case Report:
 		w.say("< event %v %s", e.Event.GetType(), e.Event.GetDetail())
 		switch e.Event.GetType() {
 		case pb.EventType_EVENT_TYPE_FAILOVER:
 			w.tally.failovers++
+			if strings.HasPrefix(e.Event.GetDetail(), "switch-over") {
+				w.tally.switches++
+			}
 		case pb.EventType_EVENT_TYPE_RESYNC_DONE:
 			w.tally.resyncs++
 		case pb.EventType_EVENT_TYPE_PROTECTED:
 			w.tally.protected++
+		case pb.EventType_EVENT_TYPE_TESTED:
+			w.tally.tested++
+		case pb.EventType_EVENT_TYPE_SETTINGS:
+			w.tally.settings++
+		}
+	}
+}
+
+// follows checks that a record may follow another: in a later term, or in the
+// same one with nothing changed but an operator's orders, which it obeys.
+func (w *cluster) follows(next, old *pb.Record) {
+	same := proto.CloneOf(next)
+	same.Suspended, same.Drained = old.GetSuspended(), old.GetDrained()
+	if next.GetTerm() <= old.GetTerm() && !proto.Equal(same, old) {
+		w.fail("%v after %v", next, old)
+	}
+	if next.GetMode() != pb.Mode_MODE_SYNCING || next.GetTerm() == old.GetTerm() {
+		return
+	}
+	if old.GetSuspended() {
+		w.fail("%v although protection is suspended", next)
+	}
+	for _, d := range old.GetDrained() {
+		if d.GetProcess() == next.GetStandby().GetId() {
+			w.fail("%v although the standby is drained", next)
 		}
 	}
 }
@@ -269,9 +305,7 @@ func (w *cluster) transact() {
 		}
 	}
 	if fail.Cause == 0 {
-		if c.Record.GetTerm() <= w.record.GetTerm() {
-			w.fail("term %d after term %d in etcd", c.Record.GetTerm(), w.record.GetTerm())
-		}
+		w.follows(c.Record, w.record)
 		w.revision++
 		w.record = proto.CloneOf(c.Record)
 	}
@@ -393,6 +427,18 @@ func (w *cluster) disturb() {
 		w.order(ResyncNow{Token: w.token + 1})
 	case 10:
 		w.order(Drop{Token: w.token + 1, ReplicaID: r.id})
+	case 14, 15:
+		w.order(SwitchOver{Token: w.token + 1})
+	case 16, 17:
+		w.order(TestFailOver{Token: w.token + 1})
+	case 18:
+		w.order(Drain{Token: w.token + 1, ReplicaID: r.id})
+	case 19, 20:
+		w.order(Undrain{Token: w.token + 1, ReplicaID: r.id})
+	case 21:
+		w.order(Suspend{Token: w.token + 1})
+	case 22, 23, 24:
+		w.order(Resume{Token: w.token + 1})
 	case 11:
 		if c, now := r.conn, w.core.record.GetTerm(); c != 0 && !r.dead && now > 2 { // news of an older term
 			w.step(Received{Conn: c, Msg: &pb.FromReplica{Term: uint64(w.rng.IntN(int(now) - 1)), Body: started(uint64(w.rng.IntN(4))).Body}})
@@ -450,6 +496,9 @@ func (w *cluster) run() {
 		// An operator starts the VM again if all its copies were lost.
 		if i%300 == 299 && w.lost() {
 			w.spawn(pb.Role_ROLE_CANDIDATE)
+		}
+		if i%100 == 99 && i < 1000 && w.record.GetSuspended() {
+			w.order(Resume{Token: w.token + 1})
 		}
 		if i == 3000 {
 			before, since = len(w.log), w.life

@@ -16,6 +16,8 @@ type proposal struct {
 	event  pb.EventType
 	detail string
 	tokens []Token
+	// plan is the one that this is a step of, if any.
+	plan *plan
 	// inFlight: the Commit is not answered yet. Otherwise its outcome is not
 	// known, and some commit has to be tried again.
 	inFlight bool
@@ -49,6 +51,10 @@ func (c *Core) committed(revision int64) {
 // settle makes the proposal the record.
 func (c *Core) settle(p *proposal, revision int64) {
 	c.proposal, c.notBefore = nil, time.Time{}
+	if c.record != nil && p.record.GetTerm() == c.record.GetTerm() {
+		c.changed(p, revision)
+		return
+	}
 	old := c.record
 	c.record, c.revision = p.record, revision
 	c.leases = make(map[string]int64)
@@ -71,6 +77,7 @@ func (c *Core) settle(p *proposal, revision int64) {
 	}
 	c.report(p.event, p.record.GetReason(), p.detail, stats)
 	c.replyAll(p.tokens, nil)
+	c.planEntered(p)
 }
 
 func (c *Core) commitFailed(in CommitFailed) {
@@ -92,10 +99,14 @@ func (c *Core) commitFailed(in CommitFailed) {
 		c.enter(old)
 		c.report(modeEvent(in.Record.GetMode()), in.Record.GetReason(), "the record in etcd was another: "+who(in.Record), nil)
 		c.replyAll(p.tokens, ErrOvertaken)
+		c.planEntered(nil)
 	case in.Cause == Condition:
 		c.proposal, c.exiting = nil, ""
 		c.blame(p, in.ReplicaID)
 		c.replyAll(p.tokens, ErrOvertaken)
+		if p.plan != nil && p.plan == c.plan {
+			c.endPlan(ErrOvertaken)
+		}
 	default:
 		p.inFlight = false
 	}
@@ -165,7 +176,7 @@ func (c *Core) enter(old *pb.Record) {
 		switch {
 		case c.names(r.id()) || rec == nil:
 		case r.id() == exiting:
-			c.refuse(r, pb.Refusal_ACTION_EXIT, "detached by an operator")
+			c.refuse(r, pb.Refusal_ACTION_EXIT, c.exitingWhy)
 		case r.hasCopy():
 			c.refuse(r, pb.Refusal_ACTION_DISCARD, c.notNamed(r))
 		}

@@ -51,10 +51,14 @@ type Core struct {
 	soloSince uint64
 	// ending: the guest ended itself; Commit ENDED for this reason.
 	ending pb.Reason
-	// exiting is the replica that an operator drops with the proposal.
-	exiting string
-	sync    synchronization
-	pair    pair
+	// exiting is the replica that an operator drops with the proposal, in the
+	// words of exitingWhy.
+	exiting    string
+	exitingWhy string
+	sync       synchronization
+	pair       pair
+	plan       *plan
+	favour     favour
 
 	counters Counters
 	counts   pb.VMCounters
@@ -92,11 +96,23 @@ func (c *Core) Step(now time.Time, in Input) []Effect {
 	case CommitFailed:
 		c.commitFailed(in)
 	case FailOver:
-		c.orderFailOver(in.Token)
+		c.orderFailOver(in)
+	case SwitchOver:
+		c.begin(in.Token, &plan{by: in.By})
+	case TestFailOver:
+		c.begin(in.Token, &plan{by: in.By, test: true})
 	case ResyncNow:
-		c.orderResync(in.Token)
+		c.orderResync(in)
 	case Drop:
 		c.orderDrop(in)
+	case Drain:
+		c.orderDrain(in)
+	case Undrain:
+		c.orderUndrain(in)
+	case Suspend:
+		c.orderSuspend(in)
+	case Resume:
+		c.orderResume(in)
 	case Tick:
 		c.tick()
 	}
@@ -137,6 +153,7 @@ func (c *Core) proceed() {
 			c.commit(p)
 		}
 	}
+	c.followPlan()
 	c.refuseCandidates()
 	c.refuseDisks()
 	c.beginResync()
@@ -170,9 +187,10 @@ func (c *Core) disown() {
 		c.replyAll(c.proposal.tokens, ErrNotOwned)
 	}
 	c.stopComparing(ErrNotOwned)
-	c.proposal, c.failures = nil, nil
+	c.proposal, c.failures, c.favour = nil, nil, favour{}
 	c.owned, c.record, c.revision, c.leases = false, nil, 0, nil
 	c.exiting, c.ending = "", 0
+	c.endPlan(ErrNotOwned)
 	c.resetTerm()
 }
 

@@ -55,7 +55,7 @@ func (c *Core) decideSolo(a *replica) *proposal {
 		// one that was made while this lease had it.
 		return c.solo(a, pb.Reason_REASON_ARBITER_CHANGED, a.id()+" goes on under its present lease")
 	}
-	spare := c.first(pb.Role_ROLE_SPARE, c.mayTry)
+	spare := c.nextStandby()
 	if spare == nil {
 		return nil
 	}
@@ -202,7 +202,7 @@ func (c *Core) end() *proposal {
 
 func (c *Core) next(mode pb.Mode, active, standby *pb.ReplicaRef, reason pb.Reason) *pb.Record {
 	r := &pb.Record{Vm: c.cfg.VM, Term: c.record.GetTerm() + 1, Mode: mode, Active: active, Standby: standby,
-		SinceUnixMs: c.now.UnixMilli(), Reason: reason}
+		SinceUnixMs: c.now.UnixMilli(), Reason: reason, Policy: c.record.GetPolicy(), Suspended: c.record.GetSuspended(), Drained: c.keptDrained()}
 	c.nameDisks(r)
 	return r
 }
@@ -216,8 +216,23 @@ type failures struct {
 	until time.Time
 }
 
+// nextStandby returns the spare that becomes the standby now, nil for none.
+func (c *Core) nextStandby() *replica {
+	if c.record.GetSuspended() {
+		return nil
+	}
+	if f := c.favour; c.now.Before(f.until) && f.address != "" {
+		// Nobody, until it comes or has had its time.
+		return c.first(pb.Role_ROLE_SPARE, func(r *replica) bool { return r.ref.GetAddress() == f.address && c.mayTry(r) })
+	}
+	return c.first(pb.Role_ROLE_SPARE, c.mayTry)
+}
+
 // mayTry tells whether a spare may become the standby now.
 func (c *Core) mayTry(r *replica) bool {
+	if c.drained(r) {
+		return false
+	}
 	for _, f := range c.failures {
 		if f.id == r.id() {
 			return !c.now.Before(f.until)

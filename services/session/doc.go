@@ -29,6 +29,9 @@
 //
 // What a Core keeps:
 //
+//   - What operators have ordered to last (suspended, drained) is in the record,
+//     and a change of it alone is a Commit in the same term. No term begins that
+//     does not obey it.
 //   - Every change of the active or of the mode is a Commit with the next term,
 //     conditioned on the leases of those that it gives a part. Nobody is told of
 //     a term before its Commit is known to have succeeded, and there is never
@@ -60,7 +63,9 @@
 //     both guests made, the standby's is as good unless it says that a
 //     checkpoint was being written to it.
 //
-// Limits: the lag of the feed is no reason to drop a standby (Policy has no
+// Limits: an order of several steps (a switch-over, a test of the fail-over) ends
+// with this Core's ownership; after a switch the VM is unprotected until the old
+// active has been copied to anew; the lag of the feed is no reason to drop a standby (Policy has no
 // bound for it); a first copy during which either replica loses the arbiter
 // begins anew; periodic resynchronizations do not look for an idle moment.
 package session

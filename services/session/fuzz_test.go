@@ -115,7 +115,9 @@ func (k *keeper) input(r *bytesReader) Input {
 		k.inFlight = nil
 		return CommitFailed{Cause: CommitCause(r.n(5)), ReplicaID: ids[r.n(len(ids))], Record: anyRecord(r), Revision: int64(r.n(20))}
 	case 7:
-		return []Input{FailOver{1}, ResyncNow{2}, Drop{3, ids[r.n(len(ids))]}}[r.n(3)]
+		id := ids[r.n(len(ids))]
+		return []Input{FailOver{Token: 1}, ResyncNow{Token: 2}, Drop{Token: 3, ReplicaID: id}, SwitchOver{Token: 4}, TestFailOver{Token: 5},
+			Drain{Token: 6, ReplicaID: id}, Undrain{Token: 7, ReplicaID: id}, Suspend{Token: 8}, Resume{Token: 9}}[r.n(9)]
 	case 8:
 		return Tick{}
 	}
@@ -195,7 +197,7 @@ func (k *keeper) step(now time.Time, in Input) {
 				k.t.Fatalf("two Commits at once: %v, %v", k.inFlight.Record, e.Record)
 			}
 			k.inFlight = &e
-			if len(e.Conditions) == 0 && e.Record.GetMode() != pb.Mode_MODE_ENDED {
+			if len(e.Conditions) == 0 && e.Record.GetMode() != pb.Mode_MODE_ENDED && e.Record.GetTerm() != c.record.GetTerm() {
 				k.t.Fatalf("commit without a condition: %v", e.Record)
 			}
 		}

@@ -9,14 +9,14 @@ func (c *Core) canChange() error {
 	switch {
 	case !c.owned:
 		return ErrNotOwned
-	case c.proposal != nil || c.now.Before(c.notBefore):
+	case c.proposal != nil || c.plan != nil || c.now.Before(c.notBefore):
 		return ErrBusy
 	}
 	return nil
 }
 
 // orderFailOver makes the standby active.
-func (c *Core) orderFailOver(t Token) {
+func (c *Core) orderFailOver(in FailOver) {
 	err := c.canChange()
 	a, s := c.active(), c.standby()
 	switch {
@@ -28,16 +28,16 @@ func (c *Core) orderFailOver(t Token) {
 	case c.quiet(s):
 		err = ErrBusy // it may be lost: the VM would go with it
 	default:
-		p := c.failOver(s, pb.Reason_REASON_OPERATOR, "ordered by an operator")
-		p.tokens = []Token{t}
+		p := c.failOver(s, pb.Reason_REASON_OPERATOR, "ordered by "+giver(in.By))
+		p.tokens = []Token{in.Token}
 		c.commit(p)
 		return
 	}
-	c.do(Reply{Token: t, Err: err})
+	c.do(Reply{Token: in.Token, Err: err})
 }
 
 // orderResync begins a new epoch.
-func (c *Core) orderResync(t Token) {
+func (c *Core) orderResync(in ResyncNow) {
 	err := c.canChange()
 	switch {
 	case err != nil:
@@ -46,16 +46,16 @@ func (c *Core) orderResync(t Token) {
 	case c.pair.resync != nil || c.pair.wanted != nil || !c.pair.comparing || c.sync.failed:
 		err = ErrBusy
 	default:
-		c.want(pb.Reason_REASON_OPERATOR, "ordered by an operator")
-		c.pair.wanted.tokens = []Token{t}
+		c.want(pb.Reason_REASON_OPERATOR, "ordered by "+giver(in.By))
+		c.pair.wanted.tokens = []Token{in.Token}
 		return
 	}
-	c.do(Reply{Token: t, Err: err})
+	c.do(Reply{Token: in.Token, Err: err})
 }
 
 // orderDrop sends a replica away for good.
 func (c *Core) orderDrop(in Drop) {
-	const why = "detached by an operator"
+	why := "detached by " + giver(in.By)
 	r := c.byID(in.ReplicaID)
 	err := c.canChange()
 	switch {
@@ -72,7 +72,7 @@ func (c *Core) orderDrop(in Drop) {
 	case c.active() == nil:
 		err = ErrBusy
 	default:
-		c.exiting = r.id()
+		c.exiting, c.exitingWhy = r.id(), why
 		p := c.solo(c.active(), pb.Reason_REASON_OPERATOR, "the standby was "+why)
 		p.tokens = []Token{in.Token}
 		c.commit(p)

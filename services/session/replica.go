@@ -11,10 +11,13 @@ import (
 
 // replica is one attached replica.
 type replica struct {
-	conn  Conn
-	ref   *pb.ReplicaRef
-	role  pb.Role
-	lease int64
+	conn Conn
+	ref  *pb.ReplicaRef
+	// process names the replica's process, whatever its id; version is its
+	// software's.
+	process, version string
+	role             pb.Role
+	lease            int64
 	// disk is the image that the Hello named; canBoot: a spare could boot from it.
 	disk    *pb.Disk
 	canBoot bool
@@ -95,7 +98,11 @@ func (c *Core) lostCopy(id string) bool {
 func (c *Core) attach(in Attached) {
 	h := in.Hello
 	r := &replica{conn: in.Conn, ref: proto.CloneOf(h.GetReplica()), role: h.GetRole(), lease: h.GetLeaseId(), term: in.Term,
-		mode: h.GetMode(), epoch: h.GetEpoch(), heard: c.now, sent: c.now, disk: proto.CloneOf(h.GetDisk()), canBoot: h.GetCanBoot()}
+		mode: h.GetMode(), epoch: h.GetEpoch(), heard: c.now, sent: c.now, disk: proto.CloneOf(h.GetDisk()), canBoot: h.GetCanBoot(),
+		process: h.GetProcess(), version: clip(h.GetVersion())}
+	if r.process == "" {
+		r.process = r.id()
+	}
 	refuse := func(a pb.Refusal_Action, format string, args ...any) {
 		c.counters.Refused++
 		c.do(Close{Conn: in.Conn, Refusal: &pb.Refusal{Action: a, Detail: fmt.Sprintf(format, args...)}})
@@ -114,6 +121,9 @@ func (c *Core) attach(in Attached) {
 		return
 	case len(r.disk.GetId()) > 128 || len(r.disk.GetPath()) > 4096 || r.disk != nil && r.disk.GetId() == "":
 		refuse(pb.Refusal_ACTION_EXIT, "its disk's name is missing or too long")
+		return
+	case len(r.process) > 128:
+		refuse(pb.Refusal_ACTION_EXIT, "its process's name is too long")
 		return
 	case r.role < pb.Role_ROLE_SPARE || r.role > pb.Role_ROLE_CANDIDATE || r.term > numberMax || r.epoch > numberMax:
 		refuse(pb.Refusal_ACTION_EXIT, "its Hello makes no sense")

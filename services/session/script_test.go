@@ -19,9 +19,10 @@ import (
 // arbiter's heartbeats are left out, but for `tick ... loud`.
 //
 //	own none | own MODE term=N active=ID [standby=ID] [rev=N] [disk=ID] [disk2=ID] (the active's and the standby's image)
+//	  [suspended=yes] [drained=PROCESS]
 //	disown
 //	attach CONN ID ROLE [term=N] [mode=MODE] [epoch=N] [lease=N] [vm=NAME] [protocol=N]
-//	  [disk=ID[:TERM][:torn][:adopt]] [boots=yes]
+//	  [disk=ID[:TERM][:torn][:adopt]] [boots=yes] [at=HOST] [process=NAME]
 //	detach CONN [WHY]
 //	from CONN [term=N] beat [epoch=N] [input=N] [idle=DURATION] [lease=N]
 //	from CONN [term=N] outputs EPOCH OUTPUT... (ID:stream|datagram|pass|event:FLOW:END:LETTERS|-[:NAME])
@@ -30,7 +31,8 @@ import (
 //	from CONN [term=N] failed REASON [DETAIL]
 //	from CONN [term=N] left
 //	committed | failed conflict|condition|unavailable [replica=ID] [same | none | MODE term=N active=ID [standby=ID]]
-//	failover TOKEN | resync TOKEN | drop TOKEN ID
+//	failover TOKEN | resync TOKEN | drop TOKEN ID | switch TOKEN | test TOKEN
+//	drain TOKEN ID | undrain TOKEN ID | suspend TOKEN | resume TOKEN
 //	tick DURATION [loud]
 //	pass DURATION CONN... (time passes in which only these replicas beat)
 //	status
@@ -129,8 +131,12 @@ func record(words []string) (*pb.Record, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &pb.Record{Vm: "web", Term: num(keys["term"]), Mode: pb.Mode(mode), Active: ref(keys["active"]), Standby: ref(keys["standby"]),
-		ActiveDisk: keys["disk"], StandbyDisk: keys["disk2"]}, nil
+	r := &pb.Record{Vm: "web", Term: num(keys["term"]), Mode: pb.Mode(mode), Active: ref(keys["active"]), Standby: ref(keys["standby"]),
+		ActiveDisk: keys["disk"], StandbyDisk: keys["disk2"], Suspended: keys["suspended"] == "yes"}
+	if p := keys["drained"]; p != "" {
+		r.Drained = []*pb.Drained{{Process: p, SinceUnixMs: 1_795_000_000_000}}
+	}
+	return r, nil
 }
 
 func (s *script) line(w []string) error {
@@ -168,6 +174,18 @@ func (s *script) line(w []string) error {
 		s.step(ResyncNow{Token: Token(num(w[1]))})
 	case "drop":
 		s.step(Drop{Token: Token(num(w[1])), ReplicaID: w[2]})
+	case "switch":
+		s.step(SwitchOver{Token: Token(num(w[1]))})
+	case "test":
+		s.step(TestFailOver{Token: Token(num(w[1]))})
+	case "drain":
+		s.step(Drain{Token: Token(num(w[1])), ReplicaID: w[2], By: "operator ann"})
+	case "undrain":
+		s.step(Undrain{Token: Token(num(w[1])), ReplicaID: w[2]})
+	case "suspend":
+		s.step(Suspend{Token: Token(num(w[1]))})
+	case "resume":
+		s.step(Resume{Token: Token(num(w[1]))})
 	case "tick":
 		d, err := time.ParseDuration(w[1])
 		if err != nil {
@@ -216,6 +234,10 @@ func (s *script) attach(plain []string, keys map[string]string) error {
 	if v, ok := keys["vm"]; ok {
 		h.Vm = v
 	}
+	if v, ok := keys["at"]; ok {
+		h.Replica.Address = v + ":7000"
+	}
+	h.Process = keys["process"]
 	if v, ok := keys["protocol"]; ok {
 		h.Protocol = uint32(num(v))
 	}
@@ -399,7 +421,11 @@ func (s *script) describe(e Effect) string {
 		}
 		return line
 	case Reply:
-		return fmt.Sprintf("reply %d: %v", e.Token, e.Err)
+		line := fmt.Sprintf("reply %d: %v", e.Token, e.Err)
+		if e.Test != nil {
+			line += fmt.Sprintf(" %+v", *e.Test)
+		}
+		return line
 	case GiveUp:
 		return "give up"
 	}
@@ -423,6 +449,12 @@ func describeRecord(r *pb.Record) string {
 	}
 	if r.GetStandbyDisk() != "" {
 		line += " disk2=" + r.GetStandbyDisk()
+	}
+	if r.GetSuspended() {
+		line += " SUSPENDED"
+	}
+	for _, d := range r.GetDrained() {
+		line += " drained=" + d.GetProcess()
 	}
 	return line + " (" + short(r.GetReason().String()) + ")"
 }

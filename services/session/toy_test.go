@@ -52,7 +52,7 @@ func (w *cluster) attach(r *toy) {
 	if role == pb.Role_ROLE_STANDBY && r.epoch == 0 {
 		role = pb.Role_ROLE_SPARE
 	}
-	w.step(Attached{Conn: r.conn, Term: r.term, Hello: &pb.Hello{Protocol: ProtocolVersion, Vm: "vm", Replica: &pb.ReplicaRef{Id: r.id},
+	w.step(Attached{Conn: r.conn, Term: r.term, Hello: &pb.Hello{Protocol: ProtocolVersion, Vm: "vm", Replica: ref(r.id),
 		Role: role, Mode: r.mode, Epoch: r.epoch, LeaseId: r.lease}})
 }
 

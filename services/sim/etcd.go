@@ -3,6 +3,8 @@ package sim
 import (
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 	"github.com/understudy-ft/understudy/services/session"
 )
@@ -158,7 +160,7 @@ func (e *etcd) commit(v *vm, a *arbiter, lease int64, c session.Commit) session.
 			return session.CommitFailed{Cause: session.Condition, ReplicaID: k.ReplicaID, Record: n.record, Revision: n.revision}
 		}
 	}
-	if c.Record.GetTerm() <= n.record.GetTerm() {
+	if c.Record.GetTerm() <= n.record.GetTerm() && !sameParts(c.Record, n.record) {
 		w.fail("rule 2: the term of %s goes from %d to %d", v.name, n.record.GetTerm(), c.Record.GetTerm())
 	}
 	if c.Record.GetReason() == pb.Reason_REASON_BOOT && n.record != nil {
@@ -170,4 +172,12 @@ func (e *etcd) commit(v *vm, a *arbiter, lease int64, c session.Commit) session.
 	n.revision = e.revision
 	w.hit(committed, v)
 	return session.Committed{Revision: n.revision}
+}
+
+// sameParts tells whether a record differs from another only in what operators
+// have ordered, which needs no new term.
+func sameParts(a, b *pb.Record) bool {
+	a = proto.CloneOf(a)
+	a.Policy, a.Suspended, a.Drained = b.GetPolicy(), b.GetSuspended(), b.GetDrained()
+	return proto.Equal(a, b)
 }
