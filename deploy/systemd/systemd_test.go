@@ -2,12 +2,14 @@
 package systemd
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 // systemd itself accepts the units.
@@ -68,10 +70,66 @@ func TestExamplesAreOfThisRelease(t *testing.T) {
 			if len(names) < 4 {
 				t.Errorf("%d variables", len(names))
 			}
+			for _, tls := range []string{"TLS_CA", "TLS_CERT", "TLS_KEY"} {
+				if !strings.Contains(string(b), "\nUNDERSTUDY_"+strings.ToUpper(program)+"_"+tls+"=/etc/understudy/pki/") {
+					t.Errorf("no %s: on the addresses of the example the program refuses to start without", tls)
+				}
+			}
 			for _, n := range names {
 				if !strings.Contains(string(help), "["+n[1]+"]") {
 					t.Errorf("%s has no %s", program, n[1])
 				}
+			}
+		})
+	}
+}
+
+// The programs take the examples as they are: with certificates in their places
+// they get as far as the addresses, which are no host's here.
+func TestExamplesAreTaken(t *testing.T) {
+	bin := filepath.Join("..", "..", "bin")
+	if _, err := os.Stat(filepath.Join(bin, "certs")); err != nil {
+		t.Skip("SKIPPED: the programs are not built: make build")
+	}
+	dir := t.TempDir()
+	if out, err := exec.Command(filepath.Join(bin, "certs"), "--out", filepath.Join(dir, "pki"), "--vm", "web").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	kernel := filepath.Join(dir, "Image")
+	image := append(make([]byte, 48), "RISCV\x00\x00\x00RSC\x05"...) // a header, and nothing behind it
+	if err := os.WriteFile(kernel, append(image, make([]byte, 4096)...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for program, args := range map[string][]string{"arbiter": nil, "primary": {"--vm", "web", "--or-spare"}, "secondary": {"--vm", "web"}} {
+		t.Run(program, func(t *testing.T) {
+			b, err := os.ReadFile(program + ".env.example")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var env []string
+			for line := range strings.Lines(string(b)) {
+				if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
+					continue
+				}
+				line = strings.NewReplacer("/etc/understudy/pki", filepath.Join(dir, "pki"), "/var/lib/understudy", dir,
+					"/usr/local/share/understudy/Image", kernel, "/usr/local/share/understudy/initrd", kernel,
+					"10.0.0.", "240.0.0.").Replace(line) // reserved: no host has these
+				env = append(env, line)
+			}
+			path, err := filepath.Abs(filepath.Join(bin, program))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, "disk.img"), make([]byte, 1<<20), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, path, args...)
+			cmd.Env, cmd.Dir = env, dir
+			out, err := cmd.CombinedOutput()
+			if text := string(out); err == nil || !strings.Contains(text, "cannot assign requested address") {
+				t.Errorf("%v: %s", err, text)
 			}
 		})
 	}
