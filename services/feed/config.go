@@ -36,7 +36,8 @@ const MaxMessage = 4 << 20
 type Config struct {
 	// QueueBytes bounds the messages that wait to be sent. Default 8 MiB.
 	QueueBytes int
-	// SendTimeout bounds how long a Send waits for room. Default 1 s.
+	// SendTimeout bounds how long a Send waits for room. Default 1 s, or twice
+	// SilentAfter where that is longer.
 	SendTimeout time.Duration
 	// DialTimeout bounds connection and handshake together. Default 2 s.
 	DialTimeout time.Duration
@@ -58,10 +59,10 @@ type Config struct {
 
 func (c *Config) setDefaults() {
 	setDefault(&c.QueueBytes, 8<<20)
-	setDefault(&c.SendTimeout, time.Second)
 	setDefault(&c.DialTimeout, 2*time.Second)
 	setDefault(&c.PingInterval, 50*time.Millisecond)
 	setDefault(&c.SilentAfter, 400*time.Millisecond)
+	setDefault(&c.SendTimeout, max(time.Second, 2*c.SilentAfter))
 	setDefault(&c.drained, 5*time.Millisecond)
 	if c.Credentials == nil {
 		c.Credentials = insecure.NewCredentials()
