@@ -83,9 +83,12 @@ up: images ## one machine plays several hosts, with Docker (docs/compose.md)
 down: ## end what make up started; volumes stay
 	$(COMPOSE) -f deploy/compose/docker-compose.yml -p understudy down
 
+# Its images have a tag of their own and go with it.
 compose-test: ## lose each part of the Docker deployment under load; skipped without an engine
 	@docker info >/dev/null 2>&1 || { echo 'SKIPPED, NOT TESTED: no Docker engine answers'; exit 0; }; \
-	$(MAKE) --no-print-directory images && COMPOSE_TEST=1 $(GO) test -count=1 -timeout 9m -v ./deploy/compose/
+	export IMAGE_TAG=test-$$$$; \
+	trap 'docker image rm $$(docker image ls --format "{{.Repository}}:{{.Tag}}" --filter reference="understudy/*:$$IMAGE_TAG") >/dev/null' EXIT; \
+	$(MAKE) --no-print-directory images && COMPOSE_TEST=1 $(GO) test -count=1 -timeout 40m -v ./deploy/compose/
 
 test: lint race e2e ## everything
 

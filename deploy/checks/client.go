@@ -25,7 +25,7 @@ const (
 	maxConnections = 64
 	maxWait        = 4 * time.Minute
 	pollInterval   = 50 * time.Millisecond
-	statusTimeout  = time.Second
+	statusTimeout  = 3 * time.Second
 	verifyTimeout  = 2 * time.Minute
 	bootTimeout    = time.Minute
 )
@@ -104,26 +104,45 @@ func (c *client) handler() http.Handler {
 	return mux
 }
 
-// status asks the arbiters. The owner knows more than the record.
+// status asks all arbiters at once. The owner knows more than the record, so the
+// others count only where it does not answer.
 func (c *client) status(ctx context.Context) (*pb.VMStatus, error) {
-	var best *pb.VMStatus
-	var problem error
+	s, _, err := c.ask(ctx)
+	return s, err
+}
+
+// ask returns what the arbiters say, and the address of the one that owns the
+// VM, or nothing.
+func (c *client) ask(ctx context.Context) (best *pb.VMStatus, owner string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	type answer struct {
+		from   string
+		status *pb.VMStatus
+		err    error
+	}
+	answers := make(chan answer, len(c.arbiters))
 	for _, conn := range c.arbiters {
-		one, cancel := context.WithTimeout(ctx, statusTimeout)
-		s, err := pb.NewAdminClient(conn).GetVM(one, &pb.GetVMRequest{Vm: c.vm})
-		cancel()
-		if err != nil {
-			problem = err
-			continue
-		}
-		if best == nil || owned(s) {
-			best = s
+		go func() {
+			s, err := pb.NewAdminClient(conn).GetVM(ctx, &pb.GetVMRequest{Vm: c.vm})
+			answers <- answer{strings.TrimPrefix(conn.Target(), "passthrough:///"), s, err}
+		}()
+	}
+	for range c.arbiters {
+		a := <-answers
+		switch {
+		case a.err != nil:
+			err = a.err
+		case owned(a.status):
+			return a.status, a.from, nil
+		default:
+			best = a.status
 		}
 	}
 	if best == nil {
-		return nil, fmt.Errorf("no arbiter tells: %w", problem)
+		return nil, "", fmt.Errorf("no arbiter tells: %w", err)
 	}
-	return best, nil
+	return best, "", nil
 }
 
 func (c *client) getStatus(r *http.Request) ([]byte, error) {
@@ -140,21 +159,13 @@ func owned(s *pb.VMStatus) bool {
 	return slices.ContainsFunc(s.GetReplicas(), func(r *pb.ReplicaStatus) bool { return r.GetRole() != pb.Role_ROLE_UNSPECIFIED })
 }
 
-// owner answers with the address of the arbiter that owns the VM: the one that
-// knows what its replicas are.
+// owner answers with the address of the arbiter that owns the VM.
 func (c *client) owner(r *http.Request) ([]byte, error) {
-	for _, conn := range c.arbiters {
-		ctx, cancel := context.WithTimeout(r.Context(), statusTimeout)
-		s, err := pb.NewAdminClient(conn).GetVM(ctx, &pb.GetVMRequest{Vm: c.vm})
-		cancel()
-		if err != nil {
-			continue
-		}
-		if owned(s) {
-			return []byte(strings.TrimPrefix(conn.Target(), "passthrough:///") + "\n"), nil
-		}
+	_, owner, err := c.ask(r.Context())
+	if err == nil && owner == "" {
+		err = fmt.Errorf("%w: no arbiter says that it owns the VM", errNow)
 	}
-	return nil, fmt.Errorf("%w: no arbiter knows an active replica", errNow)
+	return []byte(owner + "\n"), err
 }
 
 // wait answers when the VM is in a mode and a term above one.

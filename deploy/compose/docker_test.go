@@ -53,7 +53,7 @@ func newProject(t *testing.T) *project {
 	p.service = fmt.Sprintf("10.%d.%d", 96+n%32, n/32%256)
 	// All hosts share this machine with whatever else it does: a replica that
 	// gets no processor for a while must not count as lost.
-	p.env = append(os.Environ(), "UNDERSTUDY_HEARTBEAT_TIMEOUT=1s", "COMPOSE_PROJECT_NAME="+p.name, "UNDERSTUDY_MGMT="+p.mgmt, "UNDERSTUDY_SERVICE="+p.service,
+	p.env = append(os.Environ(), "UNDERSTUDY_HEARTBEAT_TIMEOUT=5s", "UNDERSTUDY_LEASE_TTL=8s", "COMPOSE_HTTP_TIMEOUT=300", "COMPOSE_PROJECT_NAME="+p.name, "UNDERSTUDY_MGMT="+p.mgmt, "UNDERSTUDY_SERVICE="+p.service,
 		fmt.Sprintf("UNDERSTUDY_PAGE=%d", freeDecade(t)))
 	return p
 }
@@ -67,7 +67,13 @@ func (p *project) start() {
 		}
 		p.do("down", "--volumes", "--timeout", "3")
 	})
-	p.do("up", "--detach")
+	p.up()
+}
+
+// up does not build or pull: the images are there, or the test is to fail.
+func (p *project) up() {
+	p.t.Helper()
+	p.do("up", "--detach", "--no-build", "--quiet-pull")
 }
 
 // freeDecade returns a tenth of ports of which the first two are free.
@@ -98,7 +104,7 @@ func (p *project) do(args ...string) {
 // docker runs a docker command.
 func (p *project) docker(args ...string) string {
 	p.t.Helper()
-	return p.run(time.Minute, "docker", args...)
+	return p.run(2*time.Minute, "docker", args...)
 }
 
 func (p *project) run(timeout time.Duration, name string, args ...string) string {
@@ -134,10 +140,19 @@ func (p *project) container(service string) string {
 	return id
 }
 
-// ask has the client container do a request.
-func (p *project) ask(request string) string {
+// ask has the client container do a request. What only reads is tried again: an
+// arbiter may be too busy to answer for a moment.
+func (p *project) ask(request string) (answer string) {
 	p.t.Helper()
-	return p.run(4*time.Minute, "docker", "exec", p.container("client"), "/checks", "--ask", request)
+	command := []string{"exec", p.container("client"), "/checks", "--ask", request}
+	if !strings.HasPrefix(request, "GET ") {
+		return p.run(4*time.Minute, "docker", command...)
+	}
+	p.eventually(request, time.Minute, func() (err error) {
+		answer, err = p.try(4*time.Minute, "docker", command...)
+		return err
+	})
+	return answer
 }
 
 func (p *project) status(request string) *pb.VMStatus {
