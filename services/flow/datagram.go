@@ -12,7 +12,7 @@ type datagrams struct {
 	key    key
 	id     ID
 	count  uint64
-	bypass bool
+	action Action
 }
 
 func (d *datagrams) at() *links[datagrams] { return &d.links }
@@ -28,15 +28,15 @@ func (t *Table) next(k *key) Output {
 			delete(t.datagrams, old.key)
 			t.counters.DatagramsEvicted++
 		}
-		d = &datagrams{key: *k, id: t.id(k, datagramFlow, 0), bypass: t.bypassed(k)}
+		d = &datagrams{key: *k, id: t.id(k, datagramFlow, 0), action: t.rules.action(k)}
 		t.datagrams[*k] = d
 		name = k.name()
 	} else {
 		remove(&t.recent, d)
 	}
 	push(&t.recent, d)
-	if d.bypass {
-		return Output{Kind: Pass, Flow: d.id, Name: name}
+	if d.action != Compare {
+		return Output{Kind: Pass, Flow: d.id, Bypass: d.action == Bypass, Name: name}
 	}
 	d.count++
 	return Output{Kind: Datagram, Flow: d.id, End: d.count, Name: name}

@@ -174,41 +174,6 @@ func TestDatagramFlowsAreBounded(t *testing.T) {
 	}
 }
 
-func TestPolicy(t *testing.T) {
-	tab := NewTable(1)
-	tab.SetPolicy(func(tu Tuple) Action {
-		if tu.Proto == packet.ProtoUDP && tu.Dst.Port() == 53 || tu.Proto == packet.ProtoTCP && tu.Src == guest4 && slices.Equal(tu.VLANs, []uint16{5}) {
-			return Bypass
-		}
-		return Compare
-	})
-	dns := netip.AddrPortFrom(peer4.Addr(), 53)
-	for i := range 2 {
-		if o := tab.Out(udp(guest4, dns, 1, "x")); o.Kind != Pass || !o.Digest.IsZero() || o.Flow == 0 || (o.Name != "") != (i == 0) {
-			t.Errorf("bypassed: %+v", o)
-		}
-	}
-	if o := tab.Out(udp(guest4, peer4, 1, "x")); o.Kind != Datagram {
-		t.Errorf("compared: %+v", o)
-	}
-	if o := tab.Out(seg{flags: fSYN, seq: 5}.frame()); o.Kind != Stream {
-		t.Errorf("compared: %+v", o)
-	}
-	// A bypassed connection is translated all the same.
-	syn := seg{flags: fSYN, seq: 5, vlans: []uint16{5}}
-	o := tab.Out(syn.frame())
-	if o.Kind != Pass || o.Name == "" {
-		t.Errorf("bypassed: %+v", o)
-	}
-	tab.Learn(Opening{Flow: o.Flow, ISN: 105})
-	if o := tab.Out(seg{flags: fACK, seq: 6, vlans: []uint16{5}, payload: []byte("x")}.frame()); o.Kind != Pass || tab.streams[o.Flow].tail != nil {
-		t.Errorf("bypassed: %+v", o)
-	}
-	if p := parse(t, tab.Emit(seg{flags: fACK, seq: 6, vlans: []uint16{5}}.frame(), 0)); p.Seq != 106 {
-		t.Errorf("left with %d", p.Seq)
-	}
-}
-
 func TestDigestsOff(t *testing.T) {
 	tab := NewTable(1)
 	tab.SetDigests(false)

@@ -23,7 +23,9 @@
 //     NewEpoch before its guest goes on; the standby calls Load when it applies
 //     the stage. An Opening that was sent after the pause must reach Learn
 //     after Load;
-//  7. turns digests off while it runs alone (SetDigests).
+//  7. sets rules (SetRules) not between the Save and the NewEpoch of one
+//     checkpoint: the standby has those of the Save;
+//  8. turns digests off while it runs alone (SetDigests).
 //
 // # Streams
 //
@@ -57,6 +59,14 @@
 // sequence number quoted by an ICMP error. TCP MD5 and TCP-AO signatures do not
 // survive that. ICMP errors that the guest itself sends quote peers' segments
 // with the acknowledgement number that the guest was given.
+//
+// # Rules
+//
+// Rules exempt flows from comparison. Both copies change to other rules with an
+// epoch: they are part of the state that Save returns. Connections that are
+// exempt are followed and translated all the same. Their bytes are in no digest,
+// so an exempt flow that is compared again from another epoch on begins there
+// like any other.
 //
 // # Bounds
 //

@@ -69,6 +69,9 @@ func FuzzTable(f *testing.F) {
 				x.Learn(o)
 				y.Learn(o)
 			case 6:
+				rules := &Rules{rules: []rule{{anyProto: true, dst: pattern{lo: uint16(n), hi: uint16(n) + 200}, action: Action(op>>3) % 3}}}
+				x.SetRules(rules)
+				y.SetRules(rules)
 				x.NewEpoch()
 				y.NewEpoch()
 			case 7:
@@ -101,6 +104,7 @@ func FuzzLoad(f *testing.F) {
 	tab := NewTable(1)
 	tab.Out(seg{flags: fSYN | fACK, seq: 1, ack: 2, mss: 1, scale: 7, ts: &[2]uint32{1, 2}}.frame())
 	tab.Out(packet.UnsolicitedNA(guestMAC, guest6.Addr(), 1))
+	tab.SetRules(rulesOf(f, "tcp any:1-9 > 10.0.0.0/8 vlan 5: pass"))
 	f.Add(tab.Save())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		tab := NewTable(1)

@@ -139,7 +139,7 @@ func (t *Table) gap(s *stream, n uint64) {
 // an offset that is confirmed, forgotten or not yet sent, or an unknown flow.
 func (t *Table) DigestAt(id ID, offset uint64) (Digest, bool) {
 	s := t.streams[id]
-	if s == nil || s.bypass || !t.digests || offset > s.next {
+	if s == nil || s.action != Compare || !t.digests || offset > s.next {
 		return Digest{}, false
 	}
 	l := s.tail

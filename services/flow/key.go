@@ -48,11 +48,8 @@ type key struct {
 	class        class
 }
 
-func vlanKey(p *packet.Packet) (v uint64) {
-	for _, tag := range p.Tags[:p.TagCount] {
-		v = v<<16 | uint64(tag+1)
-	}
-	return v
+func vlanKey(p *packet.Packet) uint64 {
+	return vlansKey(p.Tags[:p.TagCount])
 }
 
 func vlanTags(v uint64) (tags []uint16) {
@@ -106,43 +103,6 @@ func (t *Table) id(k *key, origin byte, number uint64) ID {
 	b = binary.LittleEndian.AppendUint64(b, number)
 	b = k.append(b)
 	return ID(max(xxh3.HashSeed(b, t.seed), 1))
-}
-
-// Tuple describes a flow to a Policy. The guest is Src. Ports are 0 where the
-// protocol has none.
-type Tuple struct {
-	Proto    uint8
-	Src, Dst netip.AddrPort
-	// VLANs are the identifiers of the flow's VLAN tags, outermost first.
-	VLANs []uint16
-}
-
-// Action is what a Policy wants done with a flow.
-type Action uint8
-
-// Actions. Compare is the default.
-const (
-	Compare Action = iota
-	// Bypass releases the flow's outputs without comparison.
-	Bypass
-)
-
-// Policy decides about a flow when it is first seen in an epoch. Both copies
-// must have the same one.
-type Policy func(Tuple) Action
-
-func (k *key) tuple() Tuple {
-	tu := Tuple{
-		Proto: k.proto,
-		Src:   netip.AddrPortFrom(packet.Addr(k.version, k.src), k.sport),
-		Dst:   netip.AddrPortFrom(packet.Addr(k.version, k.dst), k.dport),
-		VLANs: vlanTags(k.vlans),
-	}
-	if k.class == classEcho || k.class == classICMP {
-		tu.Src = netip.AddrPortFrom(tu.Src.Addr(), 0)
-		tu.Dst = netip.AddrPortFrom(tu.Dst.Addr(), 0)
-	}
-	return tu
 }
 
 // name is the flow in words.

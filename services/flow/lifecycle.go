@@ -83,7 +83,7 @@ func (t *Table) add(s *stream) {
 	for len(t.streams) >= t.limits.Streams {
 		t.evict()
 	}
-	s.bypass = t.bypassed(&s.key)
+	s.action = t.rules.action(&s.key)
 	if old := t.tuples[s.key]; old != nil && old.phase != closed {
 		remove(&t.lists[old.phase], old)
 		old.phase = closed // replaced

@@ -16,7 +16,7 @@ const (
 	// Datagram is one of an ordered sequence within its flow.
 	Datagram
 	// Pass is released without comparison (link and neighbour chatter, and
-	// flows that a policy bypasses).
+	// flows that a rule passes).
 	Pass
 	// Event is something that the guest did to its machine (power-off, reboot),
 	// compared like a datagram.
@@ -63,6 +63,9 @@ type Output struct {
 	Edge uint64
 	// Flags hold the TCP flags. Stream only.
 	Flags Flags
+
+	// Bypass: it need not wait for the arbiter's word either. Pass only.
+	Bypass bool
 
 	// Name is the flow in words, on the first output of a flow in an epoch.
 	Name string

@@ -25,11 +25,11 @@ var origins = map[byte]understudyv1.StreamOrigin{
 	pickedUp:      understudyv1.StreamOrigin_STREAM_ORIGIN_PICKED_UP,
 }
 
-// Save returns the connections and addresses that the table knows, for the
-// epoch that begins now: just before or just after NewEpoch. Digests and datagram counts are not part of it: they
-// restart with the epoch.
+// Save returns the connections and addresses that the table knows, and the
+// rules, for the epoch that begins now: just before or just after NewEpoch.
+// Digests and datagram counts are not part of it: they restart with the epoch.
 func (t *Table) Save() []byte {
-	st := &understudyv1.FlowTableState{Version: stateVersion, Seed: t.seed, Generation: t.nextGeneration()}
+	st := &understudyv1.FlowTableState{Version: stateVersion, Seed: t.seed, Generation: t.nextGeneration(), Rules: t.nextRules.Texts()}
 	for i := range t.lists {
 		for s := t.lists[i].first; s != nil; s = s.after {
 			st.Streams = append(st.Streams, t.saveStream(s))
@@ -67,7 +67,7 @@ func (t *Table) saveStream(s *stream) *understudyv1.StreamState {
 }
 
 // Load replaces all that the table knows by a saved state and begins a new
-// epoch. Policy, limits and counters stay. When it returns an error, which
+// epoch. Limits and counters stay. When it returns an error, which
 // wraps ErrState, the table is as it was.
 func (t *Table) Load(state []byte) error {
 	st := &understudyv1.FlowTableState{}
@@ -77,8 +77,13 @@ func (t *Table) Load(state []byte) error {
 	if st.Version != stateVersion {
 		return fmt.Errorf("%w: version %d, want %d", ErrState, st.Version, stateVersion)
 	}
+	rules, err := ParseRules(st.Rules)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrState, err)
+	}
 	n := &Table{
-		seed: st.Seed, generation: st.Generation, limits: t.limits, policy: t.policy, digests: t.digests, counters: t.counters,
+		seed: st.Seed, generation: st.Generation, limits: t.limits, digests: t.digests, counters: t.counters,
+		rules: rules, nextRules: rules,
 	}
 	n.clear()
 	n.pool.limit = t.pool.limit
@@ -100,7 +105,7 @@ func (t *Table) Load(state []byte) error {
 		if !m.Replaced {
 			n.tuples[s.key] = s
 		}
-		s.bypass = n.bypassed(&s.key)
+		s.action = n.rules.action(&s.key)
 		push(&n.lists[closed], s)
 		s.phase = closed
 		if !m.Replaced {

@@ -46,8 +46,9 @@ type stream struct {
 
 	translation
 
-	bypass, named bool
-	tail          *tail // nil: nothing sent in this epoch
+	action Action
+	named  bool
+	tail   *tail // nil: nothing sent in this epoch
 	// [gapLo, gapHi) holds all offsets that were skipped in this epoch.
 	gapLo, gapHi uint64
 }
@@ -58,7 +59,6 @@ func (s *stream) newEpoch(t *Table) {
 	t.dropTail(s)
 	s.named, s.opened = false, false
 	s.gapLo, s.gapHi = 0, 0
-	s.bypass = t.bypassed(&s.key)
 }
 
 // offset returns the offset of a sequence number: the one nearest to the end of
@@ -163,8 +163,8 @@ func (s *stream) output(p *packet.Packet, end uint64) Output {
 		o.Flags |= ACK
 		o.Ack, o.Edge = ack, s.edge(p, ack)
 	}
-	if s.bypass {
-		return Output{Kind: Pass, Flow: s.id, Name: o.Name}
+	if s.action != Compare {
+		return Output{Kind: Pass, Flow: s.id, Bypass: s.action == Bypass, Name: o.Name}
 	}
 	if p.Flags&packet.SYN != 0 {
 		o.Flags |= SYN
@@ -195,7 +195,7 @@ func (s *stream) acknowledge(ack uint32) uint64 {
 
 // extend adds to the stream what a segment at [start, end) has beyond it.
 func (t *Table) extend(s *stream, p *packet.Packet, start, end uint64) {
-	digesting := t.digests && !s.bypass
+	digesting := t.digests && s.action == Compare
 	if digesting && s.tail == nil {
 		t.newTail(s)
 	}

@@ -46,9 +46,11 @@ type Counters struct {
 type Table struct {
 	seed     uint64
 	limits   Limits
-	policy   Policy
 	digests  bool
 	counters Counters
+
+	// rules are those of the epoch, nextRules those of the next.
+	rules, nextRules *Rules
 
 	tuples    map[key]*stream // the latest connection of each tuple
 	streams   map[ID]*stream
@@ -110,9 +112,13 @@ func (t *Table) SetLimits(l Limits) {
 	t.pool.limit = l.Held
 }
 
-// SetPolicy sets the policy for flows that are first seen in their epoch from
-// now on. nil compares all.
-func (t *Table) SetPolicy(p Policy) { t.policy = p }
+// SetRules sets what is done with which flows from the next epoch on: the one
+// that the next NewEpoch begins, and whose state Save returns, so that both
+// copies change at one point. Not between the two.
+func (t *Table) SetRules(rs *Rules) { t.nextRules = rs }
+
+// Rules returns the rules of the present epoch.
+func (t *Table) Rules() *Rules { return t.rules }
 
 // SetDigests turns digests and the keeping of bytes on or off: a replica alone
 // needs neither. Turned on, they are right from the next NewEpoch on.
@@ -124,9 +130,14 @@ func (t *Table) Counters() Counters { return t.counters }
 // NewEpoch restarts digests and datagram counts, and forgets Openings of
 // connections that the guest did not open. Stream offsets go on.
 func (t *Table) NewEpoch() {
+	changed := t.rules != t.nextRules
+	t.rules = t.nextRules
 	for i := range t.lists {
 		for s := t.lists[i].first; s != nil; s = s.after {
 			s.newEpoch(t)
+			if changed {
+				s.action = t.rules.action(&s.key)
+			}
 		}
 	}
 	clear(t.datagrams)
@@ -143,11 +154,6 @@ func (t *Table) nextGeneration() uint64 {
 		return t.generation + 1
 	}
 	return t.generation
-}
-
-// bypassed asks the policy about a flow.
-func (t *Table) bypassed(k *key) bool {
-	return t.policy != nil && t.policy(k.tuple()) == Bypass
 }
 
 // Out describes a frame that the guest transmitted. It keeps no reference to

@@ -158,6 +158,11 @@ func (c *Core) Reset(epoch uint64) {
 	c.Clear()
 }
 
+// SetTimes changes the time-outs (see Config), which must be above 0.
+func (c *Core) SetTimes(compareIdle, compareMax time.Duration) {
+	c.cfg.CompareIdle, c.cfg.CompareMax = compareIdle, compareMax
+}
+
 // Epoch returns the number that the last Reset gave.
 func (c *Core) Epoch() uint64 { return c.epoch }
 

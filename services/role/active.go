@@ -45,6 +45,10 @@ func (c *Core) beginResync(now time.Duration, m *pb.Resync) {
 		c.SyncFailed(now, pb.Reason_REASON_LOST_FEED, errNoFeed)
 		return
 	}
+	if p := m.GetPolicy(); p != nil {
+		c.setTimes(p)
+		c.setRules(p)
+	}
 	c.sync = synchronization{epoch: m.GetEpoch(), reason: m.GetReason()}
 	c.event("resynchronizing", m.GetReason(), m.GetDetail())
 	c.beginPause(now)

@@ -81,9 +81,7 @@ func (c *Core) assign(now time.Duration, a *pb.Assignment) {
 	if r == nil || r.GetVm() != c.cfg.VM || r.GetTerm() < c.term {
 		return
 	}
-	if t := a.GetPolicy().GetSyncTimeoutMs(); t > 0 {
-		c.syncTimeout = time.Duration(t) * time.Millisecond
-	}
+	c.setTimes(a.GetPolicy())
 	if r.GetMode() == pb.Mode_MODE_ENDED {
 		c.mode, c.term = r.GetMode(), r.GetTerm()
 		c.event("ended", r.GetReason(), "")
@@ -111,6 +109,13 @@ func (c *Core) assign(now time.Duration, a *pb.Assignment) {
 		c.assignActive(now, a)
 	} else {
 		c.assignStandby(now, r)
+	}
+}
+
+// setTimes takes the time-outs of a policy.
+func (c *Core) setTimes(p *pb.Policy) {
+	if t := p.GetSyncTimeoutMs(); t > 0 {
+		c.syncTimeout = time.Duration(t) * time.Millisecond
 	}
 }
 
@@ -143,16 +148,17 @@ func (c *Core) assignActive(now time.Duration, a *pb.Assignment) {
 			c.takeover = a
 			return
 		}
-		c.takeOver(now, r)
+		c.takeOver(now, a)
 	case pb.Role_ROLE_ACTIVE:
-		c.stayActive(now, r)
+		c.stayActive(now, a)
 	default:
 		c.host.Reattach()
 	}
 }
 
 // stayActive moves the active to another mode.
-func (c *Core) stayActive(now time.Duration, r *pb.Record) {
+func (c *Core) stayActive(now time.Duration, a *pb.Assignment) {
+	r := a.GetRecord()
 	switch r.GetMode() {
 	case pb.Mode_MODE_SOLO:
 		c.abort()
@@ -166,6 +172,7 @@ func (c *Core) stayActive(now time.Duration, r *pb.Record) {
 		c.enter(r)
 		c.epoch = 0
 		c.emitSolo(now)
+		c.setRules(a.GetPolicy())
 		c.peer = r.GetStandby()
 		c.sync = synchronization{phase: dialing, epoch: 1, reason: r.GetReason(), first: true, deadline: now + c.syncTimeout}
 		c.event("copying to a standby", r.GetReason(), c.peer.GetId()+" at "+c.peer.GetAddress())

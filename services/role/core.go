@@ -125,6 +125,7 @@ type Core struct {
 	left  []flow.EmittedMark // reused by confirm
 
 	events        uint64 // guest events in this epoch
+	bypassed      uint64 // outputs that left past the arbiter
 	lastHeartbeat time.Duration
 	lastConsumed  uint64
 }
@@ -210,6 +211,7 @@ func (c *Core) Tick(now, idleFor time.Duration) {
 		c.toArbiter(&pb.FromReplica_Heartbeat{Heartbeat: &pb.Heartbeat{
 			Epoch: c.epoch, DeliveredInput: c.in.delivered, IdleUs: uint64(idleFor.Microseconds()),
 			Held: uint32(c.out.len()), FeedLag: uint32(c.in.waiting()), LeaseId: c.leaseID,
+			Bypassed: c.bypassed,
 		}})
 	}
 	c.emitSolo(now)

@@ -34,6 +34,11 @@ func (c *Core) Output(now time.Duration, frame []byte) {
 	if c.role == pb.Role_ROLE_STANDBY && o.Kind == flow.Pass {
 		return
 	}
+	if o.Bypass && c.bypasses(now) {
+		c.bypassed++
+		c.host.Emit(c.flows.EmitFlow(o.Flow, frame, 0), true)
+		return
+	}
 	h := c.out.add(o, frame, c.in.delivered)
 	if c.role == pb.Role_ROLE_STANDBY && c.marks.Covers(o) {
 		c.out.cover(h)
@@ -83,6 +88,14 @@ func (c *Core) soloGate(now time.Duration) bool {
 		return !c.holding
 	}
 	return false
+}
+
+// bypasses tells whether an output that a rule lets past the arbiter may leave
+// at once. Nothing excludes that the standby was made active a moment ago and
+// this replica has not heard of it; that it must be in touch with its arbiter and
+// hold its lease bounds how long such a one speaks on.
+func (c *Core) bypasses(now time.Duration) bool {
+	return c.role == pb.Role_ROLE_ACTIVE && c.mode == pb.Mode_MODE_PROTECTED && !c.holding && c.arbiterUp && now < c.leaseUntil
 }
 
 // emitSolo emits all that is held if the lease allows it.

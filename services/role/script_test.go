@@ -54,6 +54,10 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 	s.now += time.Millisecond
 	c := s.core
 	num := func(name string) (n uint64) { d.MaybeScanArgs(t, name, &n); return n }
+	// The lines below an assignment or an order to resynchronize are flow rules.
+	policy := func() *pb.Policy {
+		return &pb.Policy{FlowRules: strings.FieldsFunc(d.Input, func(r rune) bool { return r == '\n' })}
+	}
 	text := func(name string) (v string) { d.MaybeScanArgs(t, name, &v); return v }
 	switch d.Cmd {
 	case "arbiter":
@@ -83,7 +87,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 			r.Standby = &pb.ReplicaRef{Id: id, Address: id + ":1"}
 		}
 		c.FromArbiter(s.now, &pb.ToReplica{Term: r.Term, Body: &pb.ToReplica_Assignment{Assignment: &pb.Assignment{
-			Record: r, LeaseId: int64(num("lease"))}}})
+			Record: r, LeaseId: int64(num("lease")), Policy: policy()}}})
 	case "release":
 		m := &pb.Release{Epoch: num("epoch")}
 		for _, line := range strings.Fields(d.Input) {
@@ -94,7 +98,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		c.FromArbiter(s.now, &pb.ToReplica{Term: num("term"), Body: &pb.ToReplica_Release{Release: m}})
 	case "resync":
 		c.FromArbiter(s.now, &pb.ToReplica{Term: num("term"), Body: &pb.ToReplica_Resync{
-			Resync: &pb.Resync{Epoch: num("epoch"), Reason: pb.Reason_REASON_MISMATCH}}})
+			Resync: &pb.Resync{Epoch: num("epoch"), Reason: pb.Reason_REASON_MISMATCH, Policy: policy()}}})
 	case "refuse":
 		a := pb.Refusal_Action(pb.Refusal_Action_value["ACTION_"+strings.ToUpper(text("action"))])
 		c.FromArbiter(s.now, &pb.ToReplica{Body: &pb.ToReplica_Refusal{Refusal: &pb.Refusal{Action: a, Detail: "because"}}})

@@ -209,7 +209,8 @@ func (c *Core) dropStage() {
 // takeOver makes the standby active: it goes on from its copy, gives the guest
 // the inputs that the feed has brought, emits what the active did not confirm,
 // and announces itself.
-func (c *Core) takeOver(now time.Duration, r *pb.Record) {
+func (c *Core) takeOver(now time.Duration, a *pb.Assignment) {
+	r := a.GetRecord()
 	if c.sync.phase != idle {
 		c.dropStage()
 	}
@@ -233,6 +234,6 @@ func (c *Core) takeOver(now time.Duration, r *pb.Record) {
 	c.resume()
 	c.pump()
 	if r.GetMode() == pb.Mode_MODE_SYNCING {
-		c.stayActive(now, r) // a spare had been found before this replica heard
+		c.stayActive(now, a) // a spare had been found before this replica heard
 	}
 }

@@ -206,7 +206,7 @@ func (c *Core) assign(r *replica) {
 		r.epoch = 0 // they count anew
 	}
 	c.send(r, &pb.ToReplica{Body: &pb.ToReplica_Assignment{Assignment: &pb.Assignment{
-		Record: proto.CloneOf(c.record), Revision: c.revision, LeaseId: r.lease, Policy: proto.CloneOf(c.cfg.Policy),
+		Record: proto.CloneOf(c.record), Revision: c.revision, LeaseId: r.lease, Policy: c.policy(),
 	}}})
 }
 

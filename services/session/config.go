@@ -68,9 +68,17 @@ func def[T uint32 | time.Duration](v *T, d T) {
 
 func ms(n uint32) time.Duration { return time.Duration(n) * time.Millisecond }
 
-func (c *Core) heartbeatTimeout() time.Duration { return ms(c.cfg.Policy.HeartbeatTimeoutMs) }
-func (c *Core) syncTimeout() time.Duration      { return ms(c.cfg.Policy.SyncTimeoutMs) }
-func (c *Core) epochMax() time.Duration         { return ms(c.cfg.Policy.EpochMaxMs) }
+func (c *Core) heartbeatTimeout() time.Duration {
+	return ms(either(c.record.GetPolicy().GetHeartbeatTimeoutMs(), c.cfg.Policy.HeartbeatTimeoutMs))
+}
+
+func (c *Core) syncTimeout() time.Duration {
+	return ms(either(c.record.GetPolicy().GetSyncTimeoutMs(), c.cfg.Policy.SyncTimeoutMs))
+}
+
+func (c *Core) epochMax() time.Duration {
+	return ms(either(c.record.GetPolicy().GetEpochMaxMs(), c.cfg.Policy.EpochMaxMs))
+}
 
 // clip bounds a text that a peer sent.
 func clip(s string) string {

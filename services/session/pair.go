@@ -66,10 +66,12 @@ func (c *Core) side(r *replica) match.Side {
 // staged.
 func (c *Core) beginEpoch(epoch uint64) {
 	p := &c.pair
+	policy := c.policy()
+	idle, most := ms(policy.CompareIdleMs), ms(policy.CompareMaxMs)
 	if p.matcher == nil {
-		policy := c.cfg.Policy
-		p.matcher = match.New(match.Config{CompareIdle: ms(policy.CompareIdleMs), CompareMax: ms(policy.CompareMaxMs)})
+		p.matcher = match.New(match.Config{CompareIdle: idle, CompareMax: most})
 	}
+	p.matcher.SetTimes(idle, most)
 	p.epoch, p.began, p.comparing = epoch, c.now, true
 	p.lastID = [2]uint64{}
 	p.events = p.events[:0]
@@ -307,7 +309,8 @@ func (c *Core) beginResync() {
 	r.epoch, r.deadline = p.epoch+1, c.now.Add(c.syncTimeout())
 	c.counts.Resyncs++
 	for _, to := range []*replica{a, s} {
-		c.send(to, &pb.ToReplica{Body: &pb.ToReplica_Resync{Resync: &pb.Resync{Epoch: r.epoch, Reason: r.reason, Detail: r.detail}}})
+		c.send(to, &pb.ToReplica{Body: &pb.ToReplica_Resync{Resync: &pb.Resync{
+			Epoch: r.epoch, Reason: r.reason, Detail: r.detail, Policy: c.policy()}}})
 	}
 	c.report(pb.EventType_EVENT_TYPE_RESYNC_STARTED, r.reason, r.detail, nil)
 }

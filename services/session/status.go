@@ -17,7 +17,7 @@ func (c *Core) Status() *pb.VMStatus {
 		Record:   proto.CloneOf(c.record),
 		Epoch:    c.pair.epoch,
 		Counters: proto.CloneOf(&c.counts),
-		Policy:   proto.CloneOf(c.cfg.Policy),
+		Policy:   c.policy(),
 		Summary:  c.summary(),
 	}
 	m := c.matchCounters()
@@ -26,7 +26,7 @@ func (c *Core) Status() *pb.VMStatus {
 	for _, r := range c.replicas {
 		s.Replicas = append(s.Replicas, &pb.ReplicaStatus{
 			Replica: proto.CloneOf(r.ref), Role: r.role, DeliveredInput: r.beat.GetDeliveredInput(), Held: r.beat.GetHeld(),
-			FeedLag: r.beat.GetFeedLag(), SilentMs: uint64(c.now.Sub(r.heard).Milliseconds()),
+			FeedLag: r.beat.GetFeedLag(), Bypassed: r.beat.GetBypassed(), SilentMs: uint64(c.now.Sub(r.heard).Milliseconds()),
 			Vm: c.cfg.VM, Version: r.version, Process: r.process, Drained: c.drained(r), Disk: proto.CloneOf(r.disk), CanBoot: r.canBoot,
 		})
 	}
