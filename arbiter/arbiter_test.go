@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +21,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 	"github.com/understudy-ft/understudy/services/cli"
@@ -540,6 +542,64 @@ func TestOperator(t *testing.T) {
 		if err != nil || h.Status != healthpb.HealthCheckResponse_SERVING {
 			t.Errorf("health of %q: %v %v", service, h, err)
 		}
+	}
+}
+
+// A policy is stored with the VM, comes to the copies with a resynchronization
+// that the call waits for, and is there whoever owns the VM next.
+func TestPolicyIsSetLive(t *testing.T) {
+	args := []string{"--data-dir", t.TempDir(), "--listen", freePort(t)}
+	a := launch(t, args...)
+	active, standby := protect(t, a.addr, "web")
+	ctx := within(t, patience)
+	set := func(fields []string, p *pb.Policy) (*pb.VMStatus, error) {
+		return pb.NewAdminClient(a.dial(t)).SetPolicy(ctx, &pb.SetPolicyRequest{Vm: "web", Policy: p, Update: &fieldmaskpb.FieldMask{Paths: fields}})
+	}
+	for name, f := range map[string]func() error{
+		"no field":      func() error { _, err := set(nil, &pb.Policy{}); return err },
+		"unknown field": func() error { _, err := set([]string{"colour"}, &pb.Policy{}); return err },
+		"no rule": func() error {
+			_, err := set([]string{"flow_rules"}, &pb.Policy{FlowRules: []string{"tcp any"}})
+			return err
+		},
+		"short time-out": func() error {
+			_, err := set([]string{"heartbeat_timeout_ms"}, &pb.Policy{HeartbeatTimeoutMs: 1})
+			return err
+		},
+	} {
+		if err := f(); status.Code(err) != codes.InvalidArgument {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+
+	const rule = "tcp 10.0.0.2:443 > any: pass"
+	answered := make(chan error, 1)
+	go func() {
+		s, err := set([]string{"flow_rules"}, &pb.Policy{FlowRules: []string{rule}})
+		if err == nil && (s.Epoch != 2 || !slices.Equal(s.Policy.FlowRules, []string{rule}) || s.Policy.CompareMaxMs == 0) {
+			err = fmt.Errorf("status %v", s)
+		}
+		answered <- err
+	}()
+	order := active.await("the order", func(m *pb.ToReplica) bool { return m.GetResync() != nil }).GetResync()
+	if order.Reason != pb.Reason_REASON_POLICY || !slices.Equal(order.Policy.GetFlowRules(), []string{rule}) {
+		t.Errorf("order %v", order)
+	}
+	select {
+	case err := <-answered:
+		t.Errorf("answered before the copies have the policy: %v", err)
+	default:
+	}
+	standby.startEpoch(2, nil)
+	active.startEpoch(2, &pb.SyncStats{})
+	if err := <-answered; err != nil {
+		t.Error(err)
+	}
+
+	a.shut()
+	a = launch(t, args...)
+	if s := vmStatus(t, a, "web"); !slices.Equal(s.Record.Policy.GetFlowRules(), []string{rule}) {
+		t.Errorf("after a restart: %v", s.Record)
 	}
 }
 

@@ -21,7 +21,8 @@ type Token uint64
 type Config struct {
 	// VM is the identity of the VM. Replicas of other VMs are refused.
 	VM string
-	// Policy holds the VM's time-outs; its zero fields take DefaultPolicy's.
+	// Policy holds what an operator has not set for the VM; its zero fields take
+	// DefaultPolicy's.
 	Policy *pb.Policy
 	// Heartbeat is the interval at which each replica hears from the arbiter
 	// (50 ms).
@@ -146,6 +147,15 @@ type (
 		Token Token
 		By    string
 	}
+	// SetPolicy is the order to set Fields of the VM's policy to what they are
+	// in Policy. It is answered when both copies are in an epoch with it, or when
+	// it is stored, for the epoch that comes next.
+	SetPolicy struct {
+		Token  Token
+		By     string
+		Policy *pb.Policy
+		Fields []string
+	}
 
 	// Tick lets time pass. Due every 10 to 25 ms.
 	Tick struct{}
@@ -167,6 +177,7 @@ func (Drain) isInput()        {}
 func (Undrain) isInput()      {}
 func (Suspend) isInput()      {}
 func (Resume) isInput()       {}
+func (SetPolicy) isInput()    {}
 func (Tick) isInput()         {}
 
 // CommitCause says why a Commit failed.

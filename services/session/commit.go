@@ -66,12 +66,15 @@ func (c *Core) settle(p *proposal, revision int64) {
 	if p.event == pb.EventType_EVENT_TYPE_FAILOVER {
 		c.counts.Failovers++
 	}
-	stats, early := c.sync.stats, c.pair.early
+	stats, early, outdated := c.sync.stats, c.pair.early, c.sync.outdated
 	c.enter(old)
 	if p.record.GetMode() == pb.Mode_MODE_PROTECTED {
 		c.forgive(p.record.GetStandby().GetId())
 		c.pair.fromSync, c.pair.early = true, early
 		c.beginEpoch(1)
+		if outdated {
+			c.want(pb.Reason_REASON_POLICY, "set during the first copy")
+		}
 	} else {
 		stats = nil
 	}

@@ -113,6 +113,8 @@ func (c *Core) Step(now time.Time, in Input) []Effect {
 		c.orderSuspend(in)
 	case Resume:
 		c.orderResume(in)
+	case SetPolicy:
+		c.orderPolicy(in)
 	case Tick:
 		c.tick()
 	}

@@ -15,6 +15,8 @@ type synchronization struct {
 	resumed  bool
 	deadline time.Time
 	stats    *pb.SyncStats
+	// outdated: the policy is another since it began.
+	outdated bool
 	// failed: the feed broke or a step took too long; told by the standby at
 	// failedAt, or by the active or this Core where byStandby is false.
 	failed    bool

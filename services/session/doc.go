@@ -29,9 +29,9 @@
 //
 // What a Core keeps:
 //
-//   - What operators have ordered to last (suspended, drained) is in the record,
-//     and a change of it alone is a Commit in the same term. No term begins that
-//     does not obey it.
+//   - What operators have ordered to last (policy, suspended, drained) is in the
+//     record, and a change of it alone is a Commit in the same term. No term
+//     begins that does not obey it. Another policy holds from another epoch on.
 //   - Every change of the active or of the mode is a Commit with the next term,
 //     conditioned on the leases of those that it gives a part. Nobody is told of
 //     a term before its Commit is known to have succeeded, and there is never

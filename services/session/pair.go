@@ -38,7 +38,10 @@ type resync struct {
 	detail   string
 	deadline time.Time
 	tokens   []Token
-	stats    *pb.SyncStats
+	// kept are orders that are carried out however the resynchronization ends:
+	// the next epoch is as good.
+	kept  []Token
+	stats *pb.SyncStats
 }
 
 type event struct {
@@ -99,6 +102,7 @@ func (c *Core) stopComparing(err error) {
 	for _, r := range []*resync{p.resync, p.wanted} {
 		if r != nil {
 			c.replyAll(r.tokens, err)
+			c.replyAll(r.kept, nil)
 		}
 	}
 	p.resync, p.wanted = nil, nil
@@ -365,7 +369,7 @@ func (c *Core) endResync() {
 	a := c.active()
 	if r := p.resync; r != nil && a != nil && p.epoch >= r.epoch && a.epoch >= r.epoch {
 		p.resync = nil
-		c.replyAll(r.tokens, nil)
+		c.replyAll(append(r.tokens, r.kept...), nil)
 		c.report(pb.EventType_EVENT_TYPE_RESYNC_DONE, r.reason, "", r.stats)
 	}
 }

@@ -33,6 +33,7 @@ import (
 //	committed | failed conflict|condition|unavailable [replica=ID] [same | none | MODE term=N active=ID [standby=ID]]
 //	failover TOKEN | resync TOKEN | drop TOKEN ID | switch TOKEN | test TOKEN
 //	drain TOKEN ID | undrain TOKEN ID | suspend TOKEN | resume TOKEN
+//	policy TOKEN [FIELD,... [flow_rules=RULE] [compare_max_ms=N] [heartbeat_timeout_ms=N]] (a rule has _ for each space)
 //	tick DURATION [loud]
 //	pass DURATION CONN... (time passes in which only these replicas beat)
 //	status
@@ -186,6 +187,16 @@ func (s *script) line(w []string) error {
 		s.step(Suspend{Token: Token(num(w[1]))})
 	case "resume":
 		s.step(Resume{Token: Token(num(w[1]))})
+	case "policy":
+		p := &pb.Policy{CompareMaxMs: uint32(num(keys["compare_max_ms"])), HeartbeatTimeoutMs: uint32(num(keys["heartbeat_timeout_ms"]))}
+		if rule, ok := keys["flow_rules"]; ok {
+			p.FlowRules = []string{strings.ReplaceAll(rule, "_", " ")}
+		}
+		in := SetPolicy{Token: Token(num(w[1])), By: "ops", Policy: p}
+		if len(w) > 2 {
+			in.Fields = strings.Split(w[2], ",")
+		}
+		s.step(in)
 	case "tick":
 		d, err := time.ParseDuration(w[1])
 		if err != nil {
@@ -464,7 +475,7 @@ func (s *script) message(e Send) string {
 	switch b := e.Msg.GetBody().(type) {
 	case *pb.ToReplica_Assignment:
 		s.terms[e.Conn] = b.Assignment.GetRecord().GetTerm()
-		return head + fmt.Sprintf("assignment %s rev=%d lease=%d", describeRecord(b.Assignment.GetRecord()), b.Assignment.GetRevision(), b.Assignment.GetLeaseId())
+		return head + fmt.Sprintf("assignment %s rev=%d lease=%d", describeRecord(b.Assignment.GetRecord()), b.Assignment.GetRevision(), b.Assignment.GetLeaseId()) + rules(b.Assignment.GetPolicy())
 	case *pb.ToReplica_Release:
 		head += fmt.Sprintf("release e%d", b.Release.GetEpoch())
 		for _, o := range b.Release.GetOutputs() {
@@ -478,7 +489,7 @@ func (s *script) message(e Send) string {
 		}
 		return head
 	case *pb.ToReplica_Resync:
-		return head + fmt.Sprintf("resync e%d (%s): %s", b.Resync.GetEpoch(), short(b.Resync.GetReason().String()), b.Resync.GetDetail())
+		return head + fmt.Sprintf("resync e%d (%s): %s", b.Resync.GetEpoch(), short(b.Resync.GetReason().String()), b.Resync.GetDetail()) + rules(b.Resync.GetPolicy())
 	case *pb.ToReplica_Heartbeat:
 		if !s.loud {
 			return ""
@@ -515,4 +526,12 @@ func TestHeartbeats(t *testing.T) {
 	if !slices.Equal(at, want) {
 		t.Fatalf("heartbeats at %v, want %v", at, want)
 	}
+}
+
+// rules are the flow rules of a policy, where it has any.
+func rules(p *pb.Policy) string {
+	if len(p.GetFlowRules()) == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" rules %q", p.GetFlowRules())
 }

@@ -16,19 +16,30 @@ const (
 	drainedKept = 24 * time.Hour
 )
 
-// change proposes a record that differs only in what operators have ordered:
-// the term goes on, and nobody's part changes.
-func (c *Core) change(t Token, detail string, set func(*pb.Record)) {
+const settings = pb.EventType_EVENT_TYPE_SETTINGS
+
+// change proposes a record that differs only in what operators have set: the
+// term goes on, and nobody's part changes.
+func (c *Core) change(t Token, event pb.EventType, detail string, set func(*pb.Record)) {
 	r := proto.CloneOf(c.record)
 	set(r)
-	c.commit(&proposal{record: r, event: pb.EventType_EVENT_TYPE_SETTINGS, detail: detail, tokens: []Token{t}})
+	c.commit(&proposal{record: r, event: event, detail: detail, tokens: []Token{t}})
 }
 
-// changed follows the Commit of a change.
+// changed follows the Commit of a change. Another policy holds from another
+// epoch on, which the order waits for.
 func (c *Core) changed(p *proposal, revision int64) {
+	old := c.policy()
 	c.record, c.revision = p.record, revision
 	c.report(p.event, pb.Reason_REASON_OPERATOR, p.detail, nil)
-	c.replyAll(p.tokens, nil)
+	same := proto.Equal(old, c.policy())
+	if c.record.GetMode() != pb.Mode_MODE_PROTECTED || same {
+		c.sync.outdated = c.sync.outdated || !same
+		c.replyAll(p.tokens, nil)
+		return
+	}
+	c.want(pb.Reason_REASON_POLICY, p.detail)
+	c.pair.wanted.kept = append(c.pair.wanted.kept, p.tokens...)
 }
 
 // orderSuspend ends protection until orderResume.
@@ -40,7 +51,7 @@ func (c *Core) orderSuspend(in Suspend) {
 		err = ErrNeverStarted
 	case c.record.GetSuspended():
 	case c.record.GetStandby() == nil || c.record.GetMode() == pb.Mode_MODE_ENDED:
-		c.change(in.Token, "protection is suspended by "+giver(in.By), suspend)
+		c.change(in.Token, settings, "protection is suspended by "+giver(in.By), suspend)
 		return
 	case c.active() == nil:
 		err = ErrBusy // it may be the standby that goes on
@@ -64,7 +75,7 @@ func (c *Core) orderResume(in Resume) {
 	case c.record == nil:
 		err = ErrNeverStarted
 	case c.record.GetSuspended():
-		c.change(in.Token, "protection is resumed by "+giver(in.By), func(r *pb.Record) { r.Suspended = false })
+		c.change(in.Token, settings, "protection is resumed by "+giver(in.By), func(r *pb.Record) { r.Suspended = false })
 		return
 	}
 	c.do(Reply{Token: in.Token, Err: err})
@@ -91,7 +102,7 @@ func (c *Core) orderDrain(in Drain) {
 		case r == c.active():
 			c.begin(in.Token, &plan{by: in.By, drain: d})
 		case r != c.standby():
-			c.change(in.Token, why, drain)
+			c.change(in.Token, settings, why, drain)
 		case c.active() == nil:
 			c.do(Reply{Token: in.Token, Err: ErrBusy})
 		default:
@@ -124,7 +135,7 @@ func (c *Core) orderUndrain(in Undrain) {
 	case !found && !known:
 		err = ErrUnknownReplica
 	case found:
-		c.change(in.Token, in.ReplicaID+" is undrained by "+giver(in.By), func(r *pb.Record) { r.Drained = left })
+		c.change(in.Token, settings, in.ReplicaID+" is undrained by "+giver(in.By), func(r *pb.Record) { r.Drained = left })
 		return
 	}
 	c.do(Reply{Token: in.Token, Err: err})

@@ -79,6 +79,13 @@ func (a *admin) Detach(ctx context.Context, r *pb.DetachRequest) (*pb.VMStatus, 
 	return a.order(ctx, r.Vm, "detach "+r.ReplicaId, func(t session.Token) session.Input { return session.Drop{Token: t, ReplicaID: r.ReplicaId} })
 }
 
+// SetPolicy implements pb.AdminServer.
+func (a *admin) SetPolicy(ctx context.Context, r *pb.SetPolicyRequest) (*pb.VMStatus, error) {
+	return a.order(ctx, r.Vm, "set policy", func(t session.Token) session.Input {
+		return session.SetPolicy{Token: t, By: identity.Name(ctx), Policy: r.Policy, Fields: r.Update.GetPaths()}
+	})
+}
+
 // order carries out an order, which the log tells with its giver, and returns the VM's status after it.
 func (a *admin) order(ctx context.Context, vm, what string, order func(session.Token) session.Input) (*pb.VMStatus, error) {
 	if err := fence.CheckName("VM", vm); err != nil {
@@ -110,6 +117,8 @@ func toStatus(err error) error {
 		{fence.ErrName, codes.InvalidArgument},
 		{sessions.ErrNoVM, codes.NotFound},
 		{session.ErrUnknownReplica, codes.NotFound},
+		{session.ErrPolicy, codes.InvalidArgument},
+		{session.ErrNeverStarted, codes.FailedPrecondition},
 		{session.ErrNotProtected, codes.FailedPrecondition},
 		{session.ErrIsActive, codes.FailedPrecondition},
 		{sessions.ErrElsewhere, codes.FailedPrecondition},

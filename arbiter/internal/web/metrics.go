@@ -206,4 +206,5 @@ func collect(out chan<- prometheus.Metric, s sessions.Sample) {
 var resyncReasons = map[pb.Reason]bool{
 	pb.Reason_REASON_MISMATCH: true, pb.Reason_REASON_COMPARE_TIMEOUT: true, pb.Reason_REASON_PERIODIC: true,
 	pb.Reason_REASON_OPERATOR: true, pb.Reason_REASON_ARBITER_CHANGED: true, pb.Reason_REASON_GUEST_REBOOT: true,
+	pb.Reason_REASON_POLICY: true,
 }

@@ -39,6 +39,7 @@ var eventWords = map[pb.EventType]struct{ what, level string }{
 	pb.EventType_EVENT_TYPE_REBOOTED:         {"Guest rebooted", "idle"},
 	pb.EventType_EVENT_TYPE_REFUSED:          {"Replica refused", "warn"},
 	pb.EventType_EVENT_TYPE_OWNED:            {"Owned by this arbiter", "idle"},
+	pb.EventType_EVENT_TYPE_POLICY:           {"Policy set", "idle"},
 }
 
 func newEventView(e *pb.Event) eventView {

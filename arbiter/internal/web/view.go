@@ -39,9 +39,11 @@ type vmView struct {
 	Here, Charted bool
 	Owner         *arbiterView
 	Failover      *eventView
-	Replicas      []replicaView
-	Counters      []counter
-	Events        []eventView
+	// Holes are the flow rules that exempt flows from comparison.
+	Holes    []string
+	Replicas []replicaView
+	Counters []counter
+	Events   []eventView
 }
 
 type arbiterView struct {
@@ -146,6 +148,11 @@ func newVMView(s sessions.Sample, here bool) vmView {
 		f := newEventView(e)
 		v.Failover = &f
 	}
+	for _, rule := range r.GetPolicy().GetFlowRules() {
+		if !strings.HasSuffix(rule, ": compare") {
+			v.Holes = append(v.Holes, rule)
+		}
+	}
 	for _, p := range s.Status.Replicas {
 		v.Replicas = append(v.Replicas, newReplicaView(p))
 	}
@@ -242,6 +249,11 @@ func counters(s sessions.Sample) []counter {
 	add("Outputs released", c.GetOutputsReleased())
 	add("Compared", c.GetOutputsCompared())
 	add("Passed uncompared", c.GetOutputsPassed())
+	var bypassed uint64
+	for _, p := range s.Status.Replicas {
+		bypassed += p.Bypassed
+	}
+	add("Left past the arbiter", bypassed)
 	add("Probes", c.GetProbes())
 	add("Mismatches", c.GetMismatches())
 	add("Missing outputs", c.GetCompareTimeouts())

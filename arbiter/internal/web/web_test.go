@@ -138,6 +138,27 @@ func TestPages(t *testing.T) {
 	}
 }
 
+// A hole in the promise is seen wherever the VM is, whoever owns it.
+func TestPagesShowWhatIsNotCompared(t *testing.T) {
+	here, far := sample("web", pb.Mode_MODE_PROTECTED), sample("far", pb.Mode_MODE_PROTECTED).Status
+	here.Status.Record.Policy = &pb.Policy{FlowRules: []string{"tcp any:80 > any: compare", "tcp 10.0.0.2:443 > any: pass", "udp any > any: bypass"}}
+	far.Record.Policy = &pb.Policy{FlowRules: []string{"tcp any:6380 > any: pass"}}
+	h := serve(vms{here: []sessions.Sample{here}, elsewhere: []*pb.VMStatus{far}}, events.New(10), nil)
+	for path, rules := range map[string][]string{
+		"/": {"tcp 10.0.0.2:443 &gt; any: pass", "udp any &gt; any: bypass", "tcp any:6380 &gt; any: pass"}, "/vm/web": {"tcp 10.0.0.2:443 &gt; any: pass"}, "/vm/far": {"tcp any:6380 &gt; any: pass"},
+	} {
+		_, page := fetch(t, h, path)
+		for _, rule := range rules {
+			if !strings.Contains(page, "<code>"+rule+"</code>") {
+				t.Errorf("%s does not show %s", path, rule)
+			}
+		}
+		if strings.Contains(page, "compare</code>") {
+			t.Errorf("%s shows a rule that is no hole", path)
+		}
+	}
+}
+
 func TestPagesEscapeAndSayProblems(t *testing.T) {
 	const evil = `"><script>alert(1)</script>`
 	log := events.New(10)
