@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"math/bits"
 	"sync/atomic"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,9 +34,10 @@ var ErrBounds = errors.New("address outside guest memory")
 // Memory is guest RAM that begins at guest-physical address Base. It may have
 // a hole: see NewSplit. Pages are numbered without the hole.
 type Memory struct {
-	base  uint64
-	bytes []byte
-	dirty Bitmap
+	base   uint64
+	mapped []byte // bytes and what was needed to align them
+	bytes  []byte
+	dirty  Bitmap
 	// The bytes from split on are at guest-physical addresses that are higher
 	// by gap. Without a hole split is the size.
 	split, gap uint64
@@ -47,19 +49,31 @@ type Region struct {
 	Phys, Offset, Size uint64
 }
 
+// hugeSize is the size in bytes of the host's huge pages.
+const hugeSize = 2 << 20
+
 // New maps size bytes of zeroed guest memory at guest-physical address base.
 // Both must be multiples of PageSize. Close unmaps it.
+//
+// The host is asked for huge pages: a guest's first touch, and a copy that
+// fills memory, cost one fault for 2 MiB instead of 512, and the engines miss
+// the TLB less. Memory that nothing was written to still takes none; what is
+// written to takes up to 2 MiB around it.
 func New(base, size uint64) (*Memory, error) {
 	if size == 0 || size%PageSize != 0 || base%PageSize != 0 || size > MaxSize {
 		return nil, fmt.Errorf("guest memory of %d bytes at %#x: size and base must be multiples of %d, size from %d to %d",
 			size, base, PageSize, PageSize, uint64(MaxSize))
 	}
-	b, err := unix.Mmap(-1, 0, int(size), unix.PROT_READ|unix.PROT_WRITE,
+	b, err := unix.Mmap(-1, 0, int(size+hugeSize), unix.PROT_READ|unix.PROT_WRITE,
 		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 	if err != nil {
 		return nil, fmt.Errorf("map %d bytes of guest memory: %w", size, err)
 	}
-	return &Memory{base: base, bytes: b, dirty: NewBitmap(size / PageSize), split: size}, nil
+	skip := -uint64(uintptr(unsafe.Pointer(unsafe.SliceData(b)))) % hugeSize
+	m := &Memory{base: base, mapped: b, bytes: b[skip : skip+size : skip+size], dirty: NewBitmap(size / PageSize), split: size}
+	// A kernel without huge pages refuses, and memory is as good without.
+	_ = unix.Madvise(m.bytes, unix.MADV_HUGEPAGE)
+	return m, nil
 }
 
 // NewSplit is New at base 0, where what does not fit below holeStart continues
@@ -80,8 +94,8 @@ func NewSplit(size, holeStart, holeEnd uint64) (*Memory, error) {
 
 // Close unmaps the memory. Nothing may use it afterwards.
 func (m *Memory) Close() error {
-	b := m.bytes
-	m.bytes = nil
+	b := m.mapped
+	m.mapped, m.bytes = nil, nil
 	if b == nil {
 		return nil
 	}
