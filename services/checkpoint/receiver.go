@@ -48,7 +48,8 @@ type Receiver struct {
 	since  sets
 	try    *transfer
 	staged *Stage
-	buf    []byte // decompressed data of a live copy
+	slabs  slabs
+	buf    []byte // decompressed data
 }
 
 // transfer is an attempt of the active's, as the standby sees it.
@@ -81,7 +82,8 @@ func NewReceiver(g Guest, cfg ReceiverConfig) *Receiver {
 }
 
 // Handle takes the next message of a checkpoint: begin, pages, blocks, state
-// or commit. It owns m from then on.
+// or commit. It owns m from then on, but for the data of pages and blocks, of
+// which it keeps nothing.
 //
 // Before it gets a begin with neither Live nor Precopy, the guest must be
 // paused, and stay so until the stage is applied or dropped; before a Live one
@@ -183,7 +185,7 @@ func (r *Receiver) newTransfer(term uint64, b *pb.CheckpointBegin) (*transfer, e
 		term: term, begin: b, live: b.Live,
 		crew: newCrew(b.Nonce), log: newTranscript(b.Nonce),
 		have:  newSets(&r.sp),
-		store: newStore(r.cfg.SpillBytes, r.cfg.SpillDir, 2*(r.sp[pages].n+r.sp[blocks].n)),
+		store: newStore(r.cfg.SpillBytes, r.cfg.SpillDir, 2*(r.sp[pages].n+r.sp[blocks].n), &r.slabs),
 	}
 	if t.live {
 		r.since.fill(&r.sp)
@@ -294,14 +296,10 @@ func (r *Receiver) items(t *transfer, k kind, epoch uint64, numbers []uint64, ze
 		if err != nil || n != filled*BlockSize {
 			return violation("compressed data of %d bytes for %d %ss (%v)", n, filled, k, err)
 		}
-		var into []byte // a stage keeps it
-		if t.begin.Live {
-			if r.buf == nil {
-				r.buf = make([]byte, maxItems*BlockSize)
-			}
-			into = r.buf
+		if r.buf == nil {
+			r.buf = make([]byte, maxItems*BlockSize)
 		}
-		if data, err = s2.Decode(into, data); err != nil {
+		if data, err = s2.Decode(r.buf, data); err != nil {
 			return violation("decompress %ss: %v", k, err)
 		}
 	}

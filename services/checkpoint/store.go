@@ -14,9 +14,38 @@ type store struct {
 	// repeats precopy rounds.
 	room   uint64
 	parts  []part
+	slabs  *slabs
+	filled [][]byte // the slabs in use, the last with room at its end
 	inMem  int64
 	file   *os.File
 	inFile int64
+}
+
+// slabs is the memory of one stage after the other, so that a pause need not
+// wait for fresh memory.
+type slabs struct{ free [][]byte }
+
+const (
+	// slabSize is the size of a slab in bytes: that of the largest message.
+	slabSize = maxItems * BlockSize
+	// slabsKept bounds what is kept between two stages, for 64 MiB.
+	slabsKept = 64
+)
+
+func (s *slabs) take() []byte {
+	last := len(s.free) - 1
+	if last < 0 {
+		return make([]byte, 0, slabSize)
+	}
+	b := s.free[last]
+	s.free = s.free[:last]
+	return b
+}
+
+func (s *slabs) give(filled [][]byte) {
+	for _, b := range filled[:min(len(filled), slabsKept-len(s.free))] {
+		s.free = append(s.free, b[:0])
+	}
 }
 
 // part is one message's items. Its data is in memory or at an offset of the
@@ -30,19 +59,24 @@ type part struct {
 	size    int
 }
 
-func newStore(spillAbove int64, dir string, room uint64) *store {
-	return &store{spillAbove: spillAbove, dir: dir, room: room}
+func newStore(spillAbove int64, dir string, room uint64, from *slabs) *store {
+	return &store{spillAbove: spillAbove, dir: dir, room: room, slabs: from}
 }
 
-// put keeps the items, whose slices it owns.
+// put keeps the items: their numbers and flags, which it owns, and a copy of
+// their data, at most slabSize bytes.
 func (s *store) put(k kind, numbers []uint64, zero []bool, data []byte) error {
 	if uint64(len(numbers)) > s.room {
 		return violation("more items staged than twice what the guest has")
 	}
 	s.room -= uint64(len(numbers))
-	p := part{kind: k, numbers: numbers, zero: zero, data: data, size: len(data)}
-	if len(data) > 0 && s.inMem+int64(len(data)) > s.spillAbove {
-		if err := s.spill(&p); err != nil {
+	p := part{kind: k, numbers: numbers, zero: zero, size: len(data)}
+	switch {
+	case len(data) == 0:
+	case s.inMem+int64(len(data)) <= s.spillAbove:
+		p.data = s.keep(data)
+	default:
+		if err := s.spill(&p, data); err != nil {
 			return fmt.Errorf("spill stage to a file: %w", err)
 		}
 	}
@@ -51,7 +85,19 @@ func (s *store) put(k kind, numbers []uint64, zero []bool, data []byte) error {
 	return nil
 }
 
-func (s *store) spill(p *part) error {
+// keep copies data into a slab.
+func (s *store) keep(data []byte) []byte {
+	last := len(s.filled) - 1
+	if last < 0 || len(s.filled[last])+len(data) > slabSize {
+		s.filled = append(s.filled, s.slabs.take())
+		last++
+	}
+	b := append(s.filled[last], data...)
+	s.filled[last] = b
+	return b[len(b)-len(data):]
+}
+
+func (s *store) spill(p *part, data []byte) error {
 	if s.file == nil {
 		f, err := os.CreateTemp(s.dir, "understudy-stage-")
 		if err != nil {
@@ -62,10 +108,10 @@ func (s *store) spill(p *part) error {
 			return err
 		}
 	}
-	if _, err := s.file.WriteAt(p.data, s.inFile); err != nil {
+	if _, err := s.file.WriteAt(data, s.inFile); err != nil {
 		return err
 	}
-	p.off, p.data = s.inFile, nil
+	p.off = s.inFile
 	s.inFile += int64(p.size)
 	return nil
 }
@@ -104,7 +150,8 @@ func (s *store) close() {
 	if s.file != nil {
 		_ = s.file.Close() // unlinked: nothing to lose
 	}
-	s.file, s.parts = nil, nil
+	s.slabs.give(s.filled)
+	s.file, s.parts, s.filled = nil, nil, nil
 }
 
 // writeItems writes items to the guest without marking them dirty. Zero pages

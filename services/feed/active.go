@@ -69,13 +69,13 @@ func Dial(ctx context.Context, addr string, term uint64, hello *pb.FeedHello, gu
 	go func() {
 		defer close(a.done)
 		defer conn.close()
-		h.OnDown(a.run(s, a.receive))
+		h.OnDown(a.run(newActiveStream(s), a.receive))
 	}()
 	return a, welcome, nil
 }
 
 func (a *Active) open(conn *connection, hello *pb.FeedHello) (grpc.BidiStreamingClient[pb.FromActive, pb.FromStandby], *pb.FeedWelcome, error) {
-	s, err := pb.NewReplicationClient(conn).Feed(a.ctx)
+	s, err := pb.NewReplicationClient(conn).Feed(a.ctx, grpc.ForceCodecV2(newCodec()))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -104,8 +104,8 @@ func (a *Active) open(conn *connection, hello *pb.FeedHello) (grpc.BidiStreaming
 
 // Send queues m, whose Term it sets, and blocks while the queue is full, until
 // ctx is done or Config.SendTimeout is over (ErrFull). done, where not nil, is
-// called exactly once, by any goroutine, when m's memory may be reused: m was
-// encoded, or will not be.
+// called at most once, by any goroutine, when m's memory may be reused: m has
+// left, or will not. It may stay uncalled where the feed ends.
 func (a *Active) Send(ctx context.Context, m *pb.FromActive, done func()) error {
 	m.Term = a.term
 	return a.send(ctx, m, done, true)

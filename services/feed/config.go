@@ -160,6 +160,7 @@ func ServerOptions(cfg Config) []grpc.ServerOption {
 		grpc.WriteBufferSize(ioBuffer),
 		grpc.MaxRecvMsgSize(MaxMessage),
 		grpc.MaxSendMsgSize(MaxMessage),
+		grpc.ForceServerCodecV2(newCodec()),
 		grpc.ConnectionTimeout(cfg.DialTimeout),
 		grpc.MaxConcurrentStreams(16),
 		grpc.InTapHandle(linger),

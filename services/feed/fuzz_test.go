@@ -31,6 +31,18 @@ func (s *saidStream) Recv() (*pb.FromActive, error) {
 	return m, nil
 }
 
+func (s *saidStream) RecvMsg(v any) error {
+	m, err := s.Recv()
+	if err != nil {
+		return err
+	}
+	data, err := newCodec().Marshal(&outgoing{msg: m})
+	if err != nil {
+		return err
+	}
+	return newCodec().Unmarshal(data, v)
+}
+
 func (s *saidStream) Send(m *pb.FromStandby) error {
 	s.sent = append(s.sent, m)
 	return nil

@@ -13,8 +13,36 @@ import (
 
 // stream is either end of a gRPC stream.
 type stream[S, R any] interface {
-	Send(*S) error
-	Recv() (*R, error)
+	// Send sends m. done, where not nil, is called when m's memory may be
+	// reused.
+	Send(m *S, done func()) error
+	// Recv returns the next message, which is valid until free is called; nil:
+	// forever.
+	Recv() (m *R, free func(), err error)
+}
+
+// plain is a stream whose messages are copied.
+type plain[S, R any] struct {
+	grpc interface {
+		Send(*S) error
+		Recv() (*R, error)
+	}
+}
+
+func (p plain[S, R]) Send(m *S, done func()) error {
+	defer call(done)
+	return p.grpc.Send(m)
+}
+
+func (p plain[S, R]) Recv() (*R, func(), error) {
+	m, err := p.grpc.Recv()
+	return m, nil, err
+}
+
+func call(f func()) {
+	if f != nil {
+		f()
+	}
 }
 
 // link is one stream with its send queue, its reader and its watchdog.
@@ -227,7 +255,8 @@ func (l *link[S, R]) write(s stream[S, R]) {
 		}
 		var err error
 		if i.msg != nil {
-			err = s.Send(i.msg)
+			err = s.Send(i.msg, i.done)
+			i.done = nil
 		}
 		l.finish(i)
 		if err != nil {
@@ -243,9 +272,7 @@ func (l *link[S, R]) finish(i item[S]) {
 	l.queued -= i.size
 	l.mu.Unlock()
 	l.room.Release(i.size)
-	if i.done != nil {
-		i.done()
-	}
+	call(i.done)
 }
 
 // discard empties the queue for good.
@@ -272,13 +299,14 @@ func (l *link[S, R]) broken(err error) {
 func (l *link[S, R]) read(s stream[S, R], receive func(*R) error) {
 	for {
 		l.waiting.Store(now())
-		m, err := s.Recv()
+		m, free, err := s.Recv()
 		l.waiting.Store(0)
 		if err == nil && l.ctx.Err() != nil {
 			return
 		}
 		if err == nil {
 			err = receive(m)
+			call(free)
 		} else {
 			err = fmt.Errorf("receive: %w", err)
 		}

@@ -16,7 +16,8 @@ import (
 // StandbyHandler takes what the active says. Its methods are called by one
 // goroutine of the feed, in order.
 type StandbyHandler interface {
-	// OnMessage owns m, which is never a hello or a ping.
+	// OnMessage owns m, which is never a hello or a ping, but for the data of
+	// pages and blocks, which is valid only during the call.
 	OnMessage(m *pb.FromActive)
 	// OnDown is the last call.
 	OnDown(err error)
@@ -29,7 +30,7 @@ type StandbyHandler interface {
 type Accept func(s *Standby, term uint64, hello *pb.FeedHello) (StandbyHandler, *pb.FeedWelcome, error)
 
 // Server is the Replication service of a replica, to be registered at a
-// grpc.Server that was made with ServerOptions.
+// grpc.Server that was made with ServerOptions, which bring its codec.
 type Server struct {
 	pb.UnimplementedReplicationServer
 	accept Accept
@@ -75,7 +76,7 @@ func (s *Standby) serve(stream grpc.BidiStreamingServer[pb.FromActive, pb.FromSt
 	defer close(s.done)
 	err := s.within(v.cfg.DialTimeout, "handshake", func() error { return s.open(stream, v.accept) })
 	if err == nil {
-		err = s.run(stream, s.receive)
+		err = s.run(newStandbyStream(stream), s.receive)
 	} else {
 		s.fail(err)
 		s.discard()
