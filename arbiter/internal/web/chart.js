@@ -10,7 +10,8 @@ const charts = (() => {
   const kinds = {
     outputs: { name: "Outputs released", unit: "per second", lines: [{ of: (p) => (p.alone ? null : p.o), area: true }], label: whole },
     latency: {
-      name: "Added latency", unit: "ms",
+      // From microseconds to seconds: one long wait must not hide all others.
+      name: "Added latency", unit: "ms", log: true,
       lines: [{ of: (p) => p.p50 ?? null, area: true, key: "median" }, { of: (p) => p.p99 ?? null, key: "99 %" }], label: short,
     },
     resyncs: { name: "Resynchronizations", unit: "in five minutes", stack: (p) => p.r || {}, label: whole },
@@ -65,20 +66,31 @@ const charts = (() => {
     html("span", "name", kind.name, caption);
     const now = html("span", "now", undefined, caption);
 
-    let top = 0;
+    let top = 0, low = Infinity; // of the scale; low counts where it is a logarithm's
     let said;
-    const scale = () => { top = nice(top); };
-    const y = (v) => height - (v / top) * (height - 14);
+    const scale = () => {
+      if (!kind.log) { top = nice(top); return; }
+      low = 10 ** Math.floor(Math.log10(Math.min(low, top) || 0.1));
+      top = Math.max(10 * low, 10 ** Math.ceil(Math.log10(top || 1)));
+    };
+    const y = (v) => height - (kind.log ? Math.log(Math.max(v, low) / low) / Math.log(top / low) : v / top) * (height - 14);
     const grid = () => {
-      for (const v of [0, top]) svg("line", { class: "grid", x1: 0, x2: width, y1: y(v), y2: y(v) }, box);
-      svg("text", { x: 0, y: y(top) - 4 }, box).textContent = kind.label(top);
+      const steps = kind.log ? Array.from({ length: Math.round(Math.log10(top / low)) + 1 }, (_, i) => low * 10 ** i) : [0, top];
+      for (const v of steps) {
+        svg("line", { class: "grid", x1: 0, x2: width, y1: y(v), y2: y(v) }, box);
+        if (v > steps[0] && (v === steps.at(-1) || steps.length < 6)) {
+          svg("text", { x: 0, y: y(v) - 4 }, box).textContent = kind.log ? String(Number(v.toPrecision(1))) : kind.label(v);
+        }
+      }
     };
     const bar = (cls, t, from, to, wide) => {
       if (to > from) svg("rect", { class: cls, x: x(t) - wide, y: y(to), width: Math.max(1, wide - 1), height: y(from) - y(to), rx: 1 }, box);
     };
 
     if (kind.lines) {
-      for (const l of kind.lines) for (const p of points) top = Math.max(top, l.of(p) || 0);
+      for (const l of kind.lines) {
+        for (const v of points.map(l.of)) if (v > 0) { top = Math.max(top, v); low = Math.min(low, v); }
+      }
       scale(); grid();
       const words = [];
       kind.lines.forEach((l, i) => {

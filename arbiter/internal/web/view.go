@@ -97,6 +97,9 @@ func newView(samples []sessions.Sample, here map[string]bool, events []*pb.Event
 			charted++
 		}
 		x.Events = timeline(events, x.Name)
+		if m := s.Status.Record.GetMode(); x.Here && (m == pb.Mode_MODE_SOLO || m == pb.Mode_MODE_SYNCING) {
+			x.Since = momentOf(aloneSince(events, x.Name, s.Status.Record.GetSinceUnixMs()))
+		}
 		if x.Level == "good" {
 			v.Protected++
 		}
@@ -113,6 +116,24 @@ func newView(samples []sessions.Sample, here map[string]bool, events []*pb.Event
 	}
 	slices.SortFunc(v.Others, func(a, b arbiterView) int { return strings.Compare(a.ID, b.ID) })
 	return v
+}
+
+// aloneSince is when the VM began to run alone, in Unix milliseconds: copies that
+// begin and fail have terms of their own, and leave it unprotected all the same.
+// Where events, newest first, do not reach back so far, it is their oldest.
+func aloneSince(events []*pb.Event, vm string, term int64) int64 {
+	for _, e := range events {
+		if e.Vm != vm {
+			continue
+		}
+		switch e.Type {
+		case pb.EventType_EVENT_TYPE_PROTECTED, pb.EventType_EVENT_TYPE_ENDED:
+			return term
+		case pb.EventType_EVENT_TYPE_FAILOVER, pb.EventType_EVENT_TYPE_SOLO, pb.EventType_EVENT_TYPE_SYNCING:
+			term = min(term, e.UnixMs)
+		}
+	}
+	return term
 }
 
 // of returns what the page about a subject shows, and whether there is any.

@@ -94,6 +94,24 @@ func TestStatesInPlainWords(t *testing.T) {
 	}
 }
 
+// A VM is unprotected since it began to run alone, whatever copies failed since.
+func TestUnprotectedSince(t *testing.T) {
+	at := func(ms int64, vm string, what pb.EventType) *pb.Event { return &pb.Event{UnixMs: ms, Vm: vm, Type: what} }
+	events := []*pb.Event{ // newest first
+		at(900, "web", pb.EventType_EVENT_TYPE_SYNCING), at(800, "web", pb.EventType_EVENT_TYPE_SOLO), at(750, "db", pb.EventType_EVENT_TYPE_PROTECTED),
+		at(700, "web", pb.EventType_EVENT_TYPE_SYNCING), at(600, "web", pb.EventType_EVENT_TYPE_FAILOVER), at(590, "web", pb.EventType_EVENT_TYPE_REPLICA_LOST),
+		at(500, "web", pb.EventType_EVENT_TYPE_PROTECTED), at(400, "web", pb.EventType_EVENT_TYPE_SOLO),
+	}
+	for _, tc := range []struct {
+		vm         string
+		term, want int64
+	}{{"web", 900, 600}, {"db", 760, 760}, {"none", 5, 5}} {
+		if got := aloneSince(events, tc.vm, tc.term); got != tc.want {
+			t.Errorf("%s: since %d, want %d", tc.vm, got, tc.want)
+		}
+	}
+}
+
 func TestPages(t *testing.T) {
 	log := events.New(10)
 	log.Add(&pb.Event{Vm: "web", Type: pb.EventType_EVENT_TYPE_FAILOVER, Reason: pb.Reason_REASON_LOST_REPLICA, Detail: "r-2 takes over", UnixMs: 1})
