@@ -23,11 +23,11 @@ import (
 
 const (
 	maxConnections = 64
-	maxWait        = 4 * time.Minute
+	maxWait        = 6 * time.Minute
 	pollInterval   = 50 * time.Millisecond
 	statusTimeout  = 3 * time.Second
 	verifyTimeout  = 2 * time.Minute
-	bootTimeout    = time.Minute
+	bootTimeout    = 5 * time.Minute
 )
 
 // client is what this program does. Its methods may be called by several

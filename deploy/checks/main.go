@@ -34,7 +34,7 @@ import (
 )
 
 // askTimeout bounds a request of --ask; waits have bounds of their own below it.
-const askTimeout = 5 * time.Minute
+const askTimeout = 8 * time.Minute
 
 func main() {
 	cmd := cli.New("checks", "loads a protected VM's Redis and checks that nothing acknowledged is lost")

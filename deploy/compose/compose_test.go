@@ -17,7 +17,7 @@ import (
 const (
 	// protectedWithin bounds how long it may take until two copies run again, on a
 	// machine that has other work, too.
-	protectedWithin = 3 * time.Minute
+	protectedWithin = 5 * time.Minute
 	// progressWithin bounds how long the clients may be left without an answer. A
 	// connection that waits for longer counts as broken anyway.
 	progressWithin = time.Minute

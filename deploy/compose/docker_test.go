@@ -98,7 +98,7 @@ func freeDecade(t *testing.T) int {
 // do runs a compose command. It may be called by a cleanup.
 func (p *project) do(args ...string) {
 	p.t.Helper()
-	p.run(4*time.Minute, p.compose[0], append(p.compose[1:], args...)...)
+	p.run(8*time.Minute, p.compose[0], append(p.compose[1:], args...)...)
 }
 
 // docker runs a docker command.
@@ -146,10 +146,10 @@ func (p *project) ask(request string) (answer string) {
 	p.t.Helper()
 	command := []string{"exec", p.container("client"), "/checks", "--ask", request}
 	if !strings.HasPrefix(request, "GET ") {
-		return p.run(4*time.Minute, "docker", command...)
+		return p.run(8*time.Minute, "docker", command...)
 	}
 	p.eventually(request, time.Minute, func() (err error) {
-		answer, err = p.try(4*time.Minute, "docker", command...)
+		answer, err = p.try(8*time.Minute, "docker", command...)
 		return err
 	})
 	return answer

@@ -65,7 +65,7 @@ func TestRoles(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }() // only reads
-	p.eventually("protection", time.Minute, func() error {
+	p.eventually("protection", protectedWithin, func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		defer cancel()
 		s, err := pb.NewAdminClient(conn).GetVM(ctx, &pb.GetVMRequest{Vm: "web"})
@@ -81,7 +81,7 @@ func TestRoles(t *testing.T) {
 // that they are well.
 func (p *project) healthy(services ...string) {
 	p.t.Helper()
-	p.eventually("all containers are healthy", time.Minute, func() error {
+	p.eventually("all containers are healthy", protectedWithin, func() error {
 		out, err := p.try(time.Minute, "docker", "ps", "--filter", "name="+p.name, "--filter", "health=healthy", "--format", "{{.Names}}")
 		if names := strings.Fields(out); err == nil && len(names) != len(services) {
 			err = fmt.Errorf("of %v only %v are", services, names)
