@@ -96,7 +96,9 @@ func TestStatesInPlainWords(t *testing.T) {
 
 // A VM is unprotected since it began to run alone, whatever copies failed since.
 func TestUnprotectedSince(t *testing.T) {
-	at := func(ms int64, vm string, what pb.EventType) *pb.Event { return &pb.Event{UnixMs: ms, Vm: vm, Type: what} }
+	at := func(ms int64, vm string, what pb.EventType) *pb.Event {
+		return &pb.Event{UnixMs: ms, Vm: vm, Type: what}
+	}
 	events := []*pb.Event{ // newest first
 		at(900, "web", pb.EventType_EVENT_TYPE_SYNCING), at(800, "web", pb.EventType_EVENT_TYPE_SOLO), at(750, "db", pb.EventType_EVENT_TYPE_PROTECTED),
 		at(700, "web", pb.EventType_EVENT_TYPE_SYNCING), at(600, "web", pb.EventType_EVENT_TYPE_FAILOVER), at(590, "web", pb.EventType_EVENT_TYPE_REPLICA_LOST),
