@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -402,6 +403,67 @@ func TestHostileActive(t *testing.T) {
 	other.output(1, 10, 0)
 	otherStandby.output(1, 10, 0)
 	other.released(1, 10)
+}
+
+// A guest that opens flows without end costs its VM resynchronizations and the
+// arbiter bounded memory; clients of other VMs get their answers.
+func TestFloodOfOneVMLeavesTheOther(t *testing.T) {
+	a := launch(t)
+	loud, loudStandby := protect(t, a.addr, "loud")
+	web, webStandby := protect(t, a.addr, "web")
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+
+	const flows, batch, answers = 50_000, 500, 100
+	over, flooded := make(chan struct{}), make(chan int, 1)
+	go func() {
+		sent := 0
+		defer func() { flooded <- sent }()
+		for epoch := uint64(1); ; {
+			o := &pb.Outputs{Epoch: epoch}
+			for i := range batch {
+				id := uint64(sent + i + 1)
+				o.Outputs = append(o.Outputs, &pb.Output{Id: id, Kind: pb.OutputKind_OUTPUT_KIND_DATAGRAM, Flow: id, End: 1,
+					Digest: make([]byte, 16), Name: strings.Repeat("n", 300)})
+			}
+			loud.send(&pb.FromReplica{Body: &pb.FromReplica_Outputs{Outputs: o}})
+			if sent += batch; sent < flows {
+				continue
+			}
+			select {
+			case <-over:
+				return
+			default:
+			}
+		}
+	}()
+	// Its standby has made none of them: the arbiter runs into its limit.
+	order := loud.await("an order to resynchronize", func(m *pb.ToReplica) bool { return m.GetResync() != nil }).GetResync()
+	if order.Reason != pb.Reason_REASON_LAGGING && order.Reason != pb.Reason_REASON_COMPARE_TIMEOUT {
+		t.Errorf("ordered %v", order)
+	}
+	for id := uint64(1); id <= answers; id++ {
+		web.output(id, id, 0)
+		webStandby.output(id, id, 0)
+		web.released(id, id)
+	}
+	runtime.ReadMemStats(&after)
+	close(over)
+	if sent := <-flooded; sent < flows {
+		t.Errorf("only %d flows", sent)
+	}
+	if grown := int64(after.HeapInuse) - int64(before.HeapInuse); grown > 256<<20 {
+		t.Errorf("the heap has grown by %d MiB", grown>>20)
+	}
+	loudStandby.startEpoch(order.Epoch, nil)
+	loud.startEpoch(order.Epoch, &pb.SyncStats{})
+	loud.output(1, 10, 0)
+	loudStandby.output(1, 10, 0)
+	loud.released(1, 10)
+	if n := vmStatus(t, a, "web").Counters.Resyncs; n != 0 {
+		t.Errorf("the quiet VM was resynchronized %d times", n)
+	}
 }
 
 // A replica that does not read costs the arbiter a bounded queue, and itself its

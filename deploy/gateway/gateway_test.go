@@ -99,6 +99,26 @@ func (r *replica) expect(t *testing.T, frame []byte) {
 	}
 }
 
+// tell sends a frame until another hears it: like any Ethernet, an uplink that
+// has to connect anew loses frames.
+func (r *replica) tell(t *testing.T, to *replica, frame []byte) {
+	t.Helper()
+	r.live(t, frame)
+	deadline := time.After(patience)
+	for {
+		select {
+		case f := <-to.heard:
+			if bytes.Equal(f, frame) {
+				return
+			}
+		case <-time.After(time.Second):
+			r.live(t, frame)
+		case <-deadline:
+			t.Fatalf("%x was not heard", frame)
+		}
+	}
+}
+
 func (r *replica) kept(frame []byte) bool {
 	for _, f := range r.Recent() {
 		if bytes.Equal(f.Data, frame) {

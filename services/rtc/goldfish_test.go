@@ -166,3 +166,35 @@ func TestPauseHoldsAlarms(t *testing.T) {
 		t.Error("nonsense is accepted")
 	}
 }
+
+// FuzzGoldfish: no sequence of accesses and no state makes it panic, and what a
+// guest brings it to can be loaded.
+func FuzzGoldfish(f *testing.F) {
+	f.Add([]byte{regTimeHigh, 0xff, regTimeLow, 0xff, regAlarmHigh, 0x7f, regAlarmLow, 1}, []byte{})
+	c, _, _ := newClock()
+	state, err := c.Save()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add([]byte{}, state)
+	f.Fuzz(func(t *testing.T, accesses, state []byte) {
+		c, g, _ := newClock()
+		if commit, err := c.Prepare(state); err == nil {
+			commit()
+		}
+		for ; len(accesses) > 1; accesses = accesses[2:] {
+			at, v := uint64(accesses[0]), uint64(accesses[1])
+			c.Write(at, 4, v<<24|v)
+			c.Read(at, int(v%9))
+			g.ns.Add(1e9)
+		}
+		c.Pause()
+		saved, err := c.Save()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Prepare(saved); err != nil {
+			t.Fatalf("a state that a guest has brought it to is refused: %v", err)
+		}
+	})
+}

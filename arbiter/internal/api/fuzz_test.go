@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/binary"
 	"io"
+	"net"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 	"github.com/understudy-ft/understudy/services/fence"
@@ -69,13 +71,7 @@ func FuzzAttach(f *testing.F) {
 	f.Add(say(hello, &pb.FromReplica{Body: &pb.FromReplica_Left{}}))
 	f.Add(say(&pb.FromReplica{Body: &pb.FromReplica_Hello{Hello: &pb.Hello{Protocol: session.ProtocolVersion, Vm: "../web"}}}))
 
-	client, err := fence.Connect([]string{"127.0.0.1:1"}, nil) // nobody is there
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Cleanup(func() { client.Close() })
-	vms := sessions.New(sessions.Config{Store: fence.NewStore(client), Lease: leaseless{}, Self: fence.Owner{ID: "A"},
-		Events: events.New(10), Log: hclog.NewNullLogger()})
+	vms := unowning(f)
 	service := &arbiter{cfg: Config{VMs: vms, Log: hclog.NewNullLogger()}}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -101,6 +97,66 @@ func FuzzAttach(f *testing.F) {
 			case <-ctx.Done():
 				t.Fatal("a VM without a replica and an owner stays")
 			}
+		}
+	})
+}
+
+// unowning is the registry of an arbiter that cannot reach etcd and owns nothing.
+func unowning(f *testing.F) *sessions.Registry {
+	client, err := fence.Connect([]string{"127.0.0.1:1"}, nil) // nobody is there
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { client.Close() })
+	return sessions.New(sessions.Config{Store: fence.NewStore(client), Lease: leaseless{}, Self: fence.Owner{ID: "A"},
+		Events: events.New(10), Log: hclog.NewNullLogger()})
+}
+
+// FuzzUnary calls each method that answers once with any request, of Admin and
+// of Arbiter: there is an answer or an error in time, and nothing comes to be.
+func FuzzUnary(f *testing.F) {
+	vms := unowning(f)
+	cfg := Config{VMs: vms, Events: events.New(10), Log: hclog.NewNullLogger(),
+		Endpoints: func(net.Addr, net.Addr) ([]string, error) { return []string{"http://127.0.0.1:1"}, nil }}
+	type method struct {
+		grpc.MethodDesc
+		on any
+	}
+	var methods []method
+	for _, m := range pb.Admin_ServiceDesc.Methods {
+		methods = append(methods, method{m, &admin{cfg: cfg}})
+	}
+	for _, m := range pb.Arbiter_ServiceDesc.Methods {
+		methods = append(methods, method{m, &arbiter{cfg: cfg}})
+	}
+	add := func(m proto.Message) {
+		b, err := proto.Marshal(m)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for i := range methods {
+			f.Add(byte(i), b)
+		}
+	}
+	add(&pb.SetPolicyRequest{Vm: "web", Policy: &pb.Policy{FlowRules: []string{"tcp any > any: pass"}}, Update: &fieldmaskpb.FieldMask{Paths: []string{"flow_rules", ""}}})
+	add(&pb.DetachRequest{Vm: "../web", ReplicaId: "r/1"})
+	add(&pb.DiscoverRequest{Protocol: 1})
+	f.Fuzz(func(t *testing.T, which byte, request []byte) {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond) // etcd does not answer
+		defer cancel()
+		m := methods[int(which)%len(methods)]
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_, _ = m.Handler(m.on, ctx, func(into any) error { return proto.Unmarshal(request, into.(proto.Message)) }, nil)
+		}()
+		select {
+		case <-done:
+		case <-time.After(time.Minute):
+			t.Fatalf("%s does not answer", m.MethodName)
+		}
+		if n := len(vms.Local(t.Context())); n != 0 {
+			t.Fatalf("%s made %d VMs", m.MethodName, n)
 		}
 	})
 }
