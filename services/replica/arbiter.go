@@ -21,6 +21,8 @@ import (
 const (
 	discoverTimeout = 2 * time.Second
 	discoverMaxWait = 3 * time.Second
+	// etcdTimeout bounds a replica's own question to etcd.
+	etcdTimeout = 2 * time.Second
 )
 
 // The parties that a replica dials, besides another replica of its VM. The
@@ -42,6 +44,7 @@ func (l *life) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	l.store = fence.NewStore(l.etcd)
 	l.lease = fence.NewLease(l.etcd, fence.LeaseConfig{
 		Key: fence.ReplicaKey(l.cfg.VM, l.self.GetId()), Value: l.self.GetAddress(),
 		TTL:    time.Duration(found.GetLeaseTtlMs()) * time.Millisecond,

@@ -39,6 +39,10 @@ type Config struct {
 	// Silence is how long the arbiter or the other copy may be silent before it
 	// counts as lost; 0 is package feed's default.
 	Silence time.Duration
+	// SoloAfter is how long no arbiter that owns the VM may be heard until this
+	// replica, where it could serve, goes on alone by a transaction of its own;
+	// 0: never.
+	SoloAfter time.Duration
 	// DiskPath is the local disk image. A spare's is made as needed; empty for a
 	// spare means a temporary file where the guest has a disk.
 	DiskPath string

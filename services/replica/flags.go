@@ -24,7 +24,7 @@ type Flags struct {
 	vm, listen, advertise, uplink, console, disk, name, trace *string
 	adopt                                                     *bool
 	arbiters                                                  *cli.List
-	silence                                                   *time.Duration
+	silence, soloAfter                                        *time.Duration
 	identity                                                  *identity.Flags
 }
 
@@ -49,6 +49,7 @@ func AddFlags(cmd *cli.Command) *Flags {
 		name:      cmd.String("name", "", "`NAME` that this replica's identity begins with (default: the host's name)"),
 		arbiters:  cli.NewList("127.0.0.1:7400"),
 		silence:   cmd.Duration("heartbeat-timeout", 400*time.Millisecond, "`TIME` after which a silent arbiter or other copy counts as lost"),
+		soloAfter: cmd.Duration("solo-after", 6*time.Second, "`TIME` without an arbiter that owns the VM after which its active, or once that is gone its standby,\ngoes on alone under its own lease; 0: never. Should exceed the arbiters' --lease-ttl by what another needs to take the VM"),
 		identity:  identity.AddFlags(cmd),
 	}
 	cmd.Var(f.arbiters, "arbiter", "`ADDR` of the arbiter; several separated by commas")
@@ -85,6 +86,9 @@ func (f *Flags) Config(log hclog.Logger) (cfg Config, closeAll func(), err error
 	}
 	if *f.silence < minSilence {
 		return cfg, nil, fmt.Errorf("--heartbeat-timeout %s: must be at least %s (%w)", *f.silence, minSilence, cli.ErrUsage)
+	}
+	if *f.soloAfter != 0 && *f.soloAfter < time.Second {
+		return cfg, nil, fmt.Errorf("--solo-after %s: must be 0 (never) or at least 1s (%w)", *f.soloAfter, cli.ErrUsage)
 	}
 	if err := uplink.Check(*f.uplink); err != nil {
 		return cfg, nil, fmt.Errorf("--uplink: %w (%w)", err, cli.ErrUsage)
@@ -125,7 +129,7 @@ func (f *Flags) Config(log hclog.Logger) (cfg Config, closeAll func(), err error
 	}
 	return Config{
 		VM: *f.vm, Name: name, Arbiters: f.arbiters.Values, Listen: *f.listen, Advertise: *f.advertise, Identity: self,
-		Uplink: *f.uplink, Console: out, ConsoleInput: in, DiskPath: *f.disk, Silence: *f.silence, DiskAdopt: *f.adopt, Trace: trace, Version: cli.Version(), Log: log,
+		Uplink: *f.uplink, Console: out, ConsoleInput: in, DiskPath: *f.disk, Silence: *f.silence, SoloAfter: *f.soloAfter, DiskAdopt: *f.adopt, Trace: trace, Version: cli.Version(), Log: log,
 	}, closeAll, nil
 }
 

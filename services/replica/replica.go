@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/protobuf/proto"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 	"github.com/understudy-ft/understudy/services/disk"
@@ -47,6 +48,7 @@ type life struct {
 	emitter    *emitter
 	etcd       *clientv3.Client
 	lease      *fence.Lease
+	store      *fence.Store
 	attach     *feed.Attach
 	attachment *attachment // what the present attach reports to
 	// firstArbiter is the index of the arbiter that the next attach tries first.
@@ -60,7 +62,7 @@ type life struct {
 	// last told.
 	stamped bool
 	noted   disk.Stamp
-	// busy counts the goroutines that use the machine's memory.
+	// busy counts the goroutines that use the machine's memory or etcd.
 	busy sync.WaitGroup
 	// trace is nil but for measurements.
 	trace *trace
@@ -89,7 +91,7 @@ func newLife(cfg Config, advertise string) (*life, error) {
 	l.core = role.New(role.Config{
 		VM: cfg.VM, Self: l.self, Version: cfg.Version, Process: process, Candidate: cfg.Guest != nil,
 		Disk: image, CanBoot: cfg.Guest == nil && cfg.disk.whole() && keptBoot(cfg.DiskPath),
-		FlowSeed: binary.LittleEndian.Uint64(random[4:]),
+		FlowSeed: binary.LittleEndian.Uint64(random[4:]), SoloAfter: cfg.SoloAfter,
 	}, (*host)(l))
 	l.worker = newWorker(l)
 	l.trace = newTrace(cfg.Trace, l.log)
@@ -316,6 +318,36 @@ func (h *host) GoLive(guest []packet.Announcement) [][]byte {
 		frames = append(frames, f.Data)
 	}
 	return frames
+}
+
+func (h *host) ReadRecord() {
+	h.busy.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), etcdTimeout)
+		defer cancel()
+		view, err := h.store.Load(ctx, h.cfg.VM)
+		if err != nil {
+			h.log.Debug("no arbiter, and etcd does not answer", "error", err)
+		}
+		h.box.put(func() { h.core.RecordRead(fence.Now(), view.Record, view.Revision) })
+	})
+}
+
+func (h *host) Claim(c role.Claim) {
+	rec := proto.CloneOf(c.Record)
+	rec.SinceUnixMs = time.Now().UnixMilli()
+	conds := []fence.Condition{{ReplicaID: h.self.GetId(), MustExist: true, LeaseID: c.LeaseID}}
+	if c.Gone != "" {
+		conds = append(conds, fence.Condition{ReplicaID: c.Gone})
+	}
+	h.busy.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), etcdTimeout)
+		defer cancel()
+		_, err := h.store.CommitUnowned(ctx, rec, c.Expected, conds...)
+		if err != nil {
+			h.log.Debug("not going on alone", "why", err)
+		}
+		h.box.put(func() { h.core.Claimed(fence.Now(), err == nil) })
+	})
 }
 
 func (h *host) Reattach() { (*life)(h).reattach() }

@@ -17,6 +17,9 @@ func (c *Core) FromArbiter(now time.Duration, m *pb.ToReplica) {
 	if c.ended {
 		return
 	}
+	if m.GetRefusal() == nil {
+		c.leads(now)
+	}
 	switch b := m.GetBody().(type) {
 	case *pb.ToReplica_Assignment:
 		c.assign(now, b.Assignment)

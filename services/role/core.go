@@ -34,6 +34,9 @@ type Config struct {
 	CanBoot bool
 	// FlowSeed keys the flow identities of a guest that boots here.
 	FlowSeed uint64
+	// SoloAfter is how long no arbiter that owns the VM was heard until a copy
+	// that could serve takes the VM by a transaction of its own; 0: never.
+	SoloAfter time.Duration
 }
 
 // phase is where a synchronization stands at this replica.
@@ -123,6 +126,12 @@ type Core struct {
 	stage *pb.Checkpoint
 	late  []*pb.FromActive
 	left  []flow.EmittedMark // reused by confirm
+
+	// ownerHeard is when an arbiter that owns the VM was last heard. While none is,
+	// a look at the record may be under way (asking), or a change of it (claim).
+	ownerHeard, askAt time.Duration
+	asking            bool
+	claim             *Claim
 
 	events        uint64 // guest events in this epoch
 	bypassed      uint64 // outputs that left past the arbiter
@@ -215,6 +224,7 @@ func (c *Core) Tick(now, idleFor time.Duration) {
 		}})
 	}
 	c.emitSolo(now)
+	c.helpSelf(now)
 	if d := c.sync.deadline; d != 0 && now >= d {
 		c.SyncFailed(now, pb.Reason_REASON_LAGGING,
 			fmt.Errorf("%s took longer than %s", c.sync.phase, c.syncTimeout))

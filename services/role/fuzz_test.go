@@ -66,7 +66,7 @@ func FuzzCore(f *testing.F) {
 			return
 		}
 		h := &fuzzHost{t: t, now: time.Second}
-		h.core = New(Config{VM: "vm", Self: self, Candidate: data[0]&1 != 0, FlowSeed: 1}, h)
+		h.core = New(Config{VM: "vm", Self: self, Candidate: data[0]&1 != 0, FlowSeed: 1, SoloAfter: 20 * time.Millisecond}, h)
 		data = data[1:]
 		for len(data) > 0 {
 			data = h.step(data)
@@ -230,6 +230,18 @@ func (h *fuzzHost) ApplyStage(*pb.Checkpoint) {
 		}
 	})
 }
+
+func (h *fuzzHost) ReadRecord() {
+	h.later(func(ok bool) {
+		r := &pb.Record{Vm: "vm", Term: h.core.Term(), Mode: h.core.Mode(), Active: &pb.ReplicaRef{Id: "a"}, Standby: &pb.ReplicaRef{Id: "b"}}
+		if !ok {
+			r.Active, r.Standby = r.Standby, r.Active
+		}
+		h.core.RecordRead(h.now, r, 1)
+	})
+}
+
+func (h *fuzzHost) Claim(Claim) { h.later(func(ok bool) { h.core.Claimed(h.now, ok) }) }
 
 func (h *fuzzHost) ToArbiter(*pb.FromReplica)             {}
 func (h *fuzzHost) ToStandby(*pb.FromActive)              {}

@@ -61,6 +61,12 @@ type Host interface {
 	Mute(bool)
 	GoLive(guest []packet.Announcement) (heard [][]byte)
 
+	// ReadRecord asks for what etcd holds about the VM; answered by exactly one
+	// Core.RecordRead. Claim asks for a transaction of the replica's own; answered
+	// by exactly one Core.Claimed.
+	ReadRecord()
+	Claim(Claim)
+
 	// Reattach ends the stream to the arbiter; the owner connects anew with
 	// Core.Hello.
 	Reattach()

@@ -45,7 +45,7 @@ func newScript(t *testing.T, d *datadriven.TestData) *script {
 	var id string
 	d.ScanArgs(t, "id", &id)
 	s.core = New(Config{VM: "vm", Self: &pb.ReplicaRef{Id: id, Address: id + ":1"}, Candidate: d.HasArg("candidate"),
-		CanBoot: d.HasArg("bootable"), FlowSeed: 1}, s)
+		CanBoot: d.HasArg("bootable"), FlowSeed: 1, SoloAfter: 6 * time.Second}, s)
 	return s
 }
 
@@ -76,18 +76,22 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		}
 		s.out.WriteString("\n")
 	case "assign":
-		r := &pb.Record{Vm: "vm", Term: num("term"), Mode: pb.Mode(pb.Mode_value["MODE_"+strings.ToUpper(text("mode"))])}
+		r := record(text)
+		r.Term = num("term")
 		if d.HasArg("boot") {
 			r.Reason = pb.Reason_REASON_BOOT
 		}
-		if id := text("active"); id != "" {
-			r.Active = &pb.ReplicaRef{Id: id, Address: id + ":1"}
-		}
-		if id := text("standby"); id != "" {
-			r.Standby = &pb.ReplicaRef{Id: id, Address: id + ":1"}
-		}
 		c.FromArbiter(s.now, &pb.ToReplica{Term: r.Term, Body: &pb.ToReplica_Assignment{Assignment: &pb.Assignment{
 			Record: r, LeaseId: int64(num("lease")), Policy: policy()}}})
+	case "record": // what etcd holds
+		r := record(text)
+		r.Term, r.ActiveDisk, r.StandbyDisk = num("term"), text("adisk"), text("sdisk")
+		if d.HasArg("none") {
+			r = nil
+		}
+		c.RecordRead(s.now, r, int64(num("revision")))
+	case "claimed":
+		c.Claimed(s.now, !d.HasArg("not"))
 	case "release":
 		m := &pb.Release{Epoch: num("epoch")}
 		for _, line := range strings.Fields(d.Input) {
@@ -165,6 +169,18 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		return "-\n"
 	}
 	return s.out.String()
+}
+
+// record is the record that a command's arguments describe.
+func record(text func(string) string) *pb.Record {
+	r := &pb.Record{Vm: "vm", Mode: pb.Mode(pb.Mode_value["MODE_"+strings.ToUpper(text("mode"))])}
+	if id := text("active"); id != "" {
+		r.Active = &pb.ReplicaRef{Id: id, Address: id + ":1"}
+	}
+	if id := text("standby"); id != "" {
+		r.Standby = &pb.ReplicaRef{Id: id, Address: id + ":1"}
+	}
+	return r
 }
 
 // datagram is a UDP frame of the guest with this payload.
@@ -256,6 +272,13 @@ func (s *script) Reattach()                   { s.say("reattach") }
 func (s *script) Discard(string)              { s.say("discard") }
 func (s *script) Exit(err error)              { s.say("exit: %v", err) }
 func (s *script) Report(e Event)              { s.say("report: %s term %d epoch %d", e.What, e.Term, e.Epoch) }
+
+func (s *script) ReadRecord() { s.say("read the record") }
+func (s *script) Claim(c Claim) {
+	r := c.Record
+	s.say("claim term %d %s active %s disk %q if revision %d, lease %d, gone %q", r.GetTerm(), r.GetMode(), r.GetActive().GetId(),
+		r.GetActiveDisk(), c.Expected, c.LeaseID, c.Gone)
+}
 
 func (s *script) GoLive([]packet.Announcement) [][]byte {
 	s.say("announce")

@@ -6,6 +6,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
+	"github.com/understudy-ft/understudy/services/role"
 	"github.com/understudy-ft/understudy/services/session"
 )
 
@@ -144,10 +145,33 @@ func (e *etcd) disown(v *vm, lease int64) {
 
 // commit is the arbiter's transaction.
 func (e *etcd) commit(v *vm, a *arbiter, lease int64, c session.Commit) session.Input {
-	n, w := v.entry, e.w
+	n := v.entry
 	if n.owner != a || n.ownerKey != lease || !e.held(lease) {
 		return session.Disowned{}
 	}
+	return e.change(v, c)
+}
+
+// claim is a replica's transaction of its own.
+func (e *etcd) claim(v *vm, id string, c role.Claim) bool {
+	n, w := v.entry, e.w
+	if n.owner != nil && e.held(n.ownerKey) && !w.mutated(ClaimOwned) {
+		return false
+	}
+	conds := []session.LeaseKey{{ReplicaID: id, LeaseID: c.LeaseID}}
+	if c.Gone != "" {
+		conds = append(conds, session.LeaseKey{ReplicaID: c.Gone, Absent: true})
+	}
+	_, ok := e.change(v, session.Commit{Record: proto.CloneOf(c.Record), Expected: c.Expected, Conditions: conds}).(session.Committed)
+	if ok {
+		w.happened["took the VM by itself as "+map[bool]string{true: "active", false: "standby"}[c.Gone == ""]]++
+	}
+	return ok
+}
+
+// change is the part of a transaction that does not depend on who asks for it.
+func (e *etcd) change(v *vm, c session.Commit) session.Input {
+	n, w := v.entry, e.w
 	if c.Expected != n.revision && !w.mutated(NoRevisions) {
 		return session.CommitFailed{Cause: session.Conflict, Record: n.record, Revision: n.revision}
 	}

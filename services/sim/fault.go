@@ -24,6 +24,7 @@ func (w *world) fault() {
 		{"active's host lost", func() bool { return v.crash(active(), true) }},
 		{"standby crashes", func() bool { return v.crash(standby(), false) }},
 		{"standby's host lost", func() bool { return v.crash(standby(), true) }},
+		{"active lost, no arbiter", v.crashForsaken},
 		{"spare crashes", v.crashSpare},
 		{"active stops", func() bool { return v.stop(active()) }},
 		{"standby stops", func() bool { return v.stop(standby()) }},
@@ -62,13 +63,34 @@ const settled = silentAfter + 200*time.Millisecond
 // are whole and known to be, nobody is about to do without one of them, and
 // everything that decides can be reached.
 func (v *vm) survivable() bool {
+	a, rec := v.entry.owner, v.record()
+	if !v.pairWhole() || a == nil || !a.running() || a.seats[v] == nil || !a.seats[v].owns {
+		return false
+	}
+	return v.host(rec.GetActive().GetId()).attach != nil && v.host(rec.GetStandby().GetId()).attach != nil
+}
+
+// forsaken tells whether the loss of the active can be survived although no
+// arbiter is there: the standby helps itself.
+func (v *vm) forsaken() bool {
+	for _, a := range v.w.arbiters {
+		if !a.dead {
+			return false
+		}
+	}
+	return v.w.opt.soloAfter > 0 && v.pairWhole() && !v.host(v.record().GetActive().GetId()).claiming
+}
+
+// pairWhole tells whether both copies are whole and follow each other, and no
+// arbiter is about to do without one.
+func (v *vm) pairWhole() bool {
 	rec, w := v.record(), v.w
 	if rec.GetMode() != pb.Mode_MODE_PROTECTED || !w.quiet() {
 		return false
 	}
 	for _, ref := range []*pb.ReplicaRef{rec.GetActive(), rec.GetStandby()} {
 		r := v.host(ref.GetId())
-		if r == nil || !r.running() || r.core.Term() != rec.GetTerm() || r.attach == nil || r.copyOf() == nil {
+		if r == nil || !r.running() || r.core.Term() != rec.GetTerm() || r.copyOf() == nil {
 			return false
 		}
 	}
@@ -81,8 +103,7 @@ func (v *vm) survivable() bool {
 			return false
 		}
 	}
-	a := v.entry.owner
-	return a != nil && a.running() && a.seats[v] != nil && a.seats[v].owns
+	return true
 }
 
 // alone tells whether the loss of a standby that has no whole copy yet can be
@@ -120,6 +141,15 @@ func (v *vm) lose(r *replica, silent bool) {
 			r.restart()
 		}
 	})
+}
+
+// crashForsaken loses the active while no arbiter is there.
+func (v *vm) crashForsaken() bool {
+	if !v.forsaken() {
+		return false
+	}
+	v.lose(v.host(v.record().GetActive().GetId()), v.w.chance(0.5))
+	return true
 }
 
 func (v *vm) crashSpare() bool {
@@ -173,7 +203,7 @@ func (w *world) loseArbiter(a *arbiter, silent bool) {
 
 func (w *world) comeBack(a *arbiter) {
 	life := a.life
-	w.schedule(w.now+w.between(20*time.Millisecond, 2*time.Second), func() {
+	w.schedule(w.now+w.between(20*time.Millisecond, w.opt.absence), func() {
 		if a.dead && a.life == life {
 			a.restart()
 		}

@@ -147,7 +147,7 @@ func (r *replica) SendCheckpoint(ck *role.Checkpoint) {
 		r.w.fail("rule 4: %s takes a checkpoint of a running guest", r.id)
 	}
 	b := bulk{guest: r.mutateState(r.guest.state.clone()), clock: r.clock() + r.guest.offset, at: r.w.now}
-	b.ck = proto.CloneOf(&pb.Checkpoint{Epoch: ck.Epoch, Flows: ck.Flows, Held: ck.Held, ThroughInput: ck.ThroughInput})
+	b.ck = proto.CloneOf(&pb.Checkpoint{Epoch: ck.Epoch, Flows: r.mutateFlows(ck.Flows), Held: ck.Held, ThroughInput: ck.ThroughInput})
 	feed.send(&pb.FromActive{Term: r.core.Term(), Body: &pb.FromActive_CheckpointBegin{CheckpointBegin: &pb.CheckpointBegin{
 		Epoch: ck.Epoch, Reason: ck.Reason, ThroughInput: ck.ThroughInput}}})
 	r.mutateSent(ck)

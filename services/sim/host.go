@@ -3,6 +3,8 @@ package sim
 import (
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 	"github.com/understudy-ft/understudy/services/packet"
 	"github.com/understudy-ft/understudy/services/role"
@@ -175,6 +177,26 @@ func (r *replica) GoLive([]packet.Announcement) [][]byte {
 	heard := r.heardBy
 	r.heardBy = nil
 	return heard
+}
+
+func (r *replica) ReadRecord() {
+	r.w.etcd.do(r.process, func() func() {
+		rec, revision := proto.CloneOf(r.v.entry.record), r.v.entry.revision
+		return func() { r.do(func() { r.core.RecordRead(r.clock(), rec, revision) }) }
+	}, func() { r.do(func() { r.core.RecordRead(r.clock(), nil, 0) }) })
+}
+
+func (r *replica) Claim(c role.Claim) {
+	r.w.hit(claiming, r.v)
+	r.claiming = true
+	claimed := func(ok bool) {
+		r.claiming = false
+		r.do(func() { r.core.Claimed(r.clock(), ok) })
+	}
+	r.w.etcd.do(r.process, func() func() {
+		ok := r.w.etcd.claim(r.v, r.id, c)
+		return func() { claimed(ok) }
+	}, func() { claimed(false) })
 }
 
 func (r *replica) Reattach() {

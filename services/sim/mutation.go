@@ -49,13 +49,23 @@ const (
 	// some time later.
 	WrongISN Mutation = "initial sequence numbers not told"
 	LateISN  Mutation = "initial sequence numbers told too late"
+	// ClaimOwned: a replica takes the VM by itself although an arbiter owns it.
+	ClaimOwned Mutation = "a replica helps itself under an owner"
+	// StaleFlows: a checkpoint brings the flow table of the one before it.
+	StaleFlows Mutation = "a checkpoint holds an old flow table"
+	// SpeakingStandby: what the standby's guest sends leaves, once in a while.
+	SpeakingStandby Mutation = "a standby speaks"
+	// EarlyProtected: a first copy counts when the standby has taken its part.
+	EarlyProtected Mutation = "protected before the first copy is whole"
+	// RepeatedInputs: the standby is given an input twice.
+	RepeatedInputs Mutation = "an input comes twice at the standby"
 	// StaleStage: a checkpoint brings what the one before it brought.
 	StaleStage Mutation = "a checkpoint holds an old state"
 )
 
 // Mutations are all of them.
 var Mutations = []Mutation{NoComparison, NoDigests, NoAckRule, NoEpochs, EternalLease, NoLeaseConditions,
-	NoRevisions, EarlyStaged, StageInPlace, NoParking, LeakyPause, LostInputs, SwappedInputs, NoRefeed, WrongISN, LateISN, StaleStage}
+	ClaimOwned, StaleFlows, SpeakingStandby, EarlyProtected, RepeatedInputs, NoRevisions, EarlyStaged, StageInPlace, NoParking, LeakyPause, LostInputs, SwappedInputs, NoRefeed, WrongISN, LateISN, StaleStage}
 
 // mutant is what a defective replica remembers.
 type mutant struct {
@@ -63,6 +73,7 @@ type mutant struct {
 	begun   bool        // a checkpoint has just begun to arrive
 	kept    []byte      // an input out of its place
 	earlier *guestState // of the checkpoint before
+	flows   []byte      // likewise
 }
 
 func (w *world) mutated(m Mutation) bool { return w.mutation == m }
@@ -75,6 +86,9 @@ func (t *seat) mutate(conn session.Conn, m *pb.FromReplica) {
 		return
 	}
 	r := t.v.of(from.other().p)
+	if r != nil && w.mutated(EarlyProtected) && rec.GetMode() == pb.Mode_MODE_SYNCING && r.id == rec.GetStandby().GetId() && m.GetHeartbeat() != nil {
+		m.GetHeartbeat().Epoch = 1
+	}
 	if b, ok := m.GetBody().(*pb.FromReplica_ProbeReply); ok && w.mutated(NoDigests) {
 		b.ProbeReply.Digest = sameDigest
 	}
@@ -127,6 +141,11 @@ func (r *replica) mutateOrder(m *pb.ToReplica) {
 
 // mutateOutput follows a frame that the guest has sent.
 func (r *replica) mutateOutput(frame []byte) {
+	if r.w.mutated(SpeakingStandby) && r.core.Role() == pb.Role_ROLE_STANDBY && r.core.Epoch() > 0 && r.w.chance(0.01) {
+		r.muted = false
+		r.Emit(slices.Clone(frame), false)
+		r.muted = true
+	}
 	if r.w.mutated(LeakyPause) && r.mutant.first && r.core.Role() == pb.Role_ROLE_ACTIVE && r.core.Mode() == pb.Mode_MODE_SYNCING {
 		r.Emit(slices.Clone(frame), true)
 	}
@@ -155,6 +174,19 @@ func (r *replica) mutateState(s guestState) guestState {
 	kept := s.clone()
 	r.mutant.earlier = &kept
 	return s
+}
+
+// mutateFlows changes the flow table in a checkpoint.
+func (r *replica) mutateFlows(flows []byte) []byte {
+	if !r.w.mutated(StaleFlows) {
+		return flows
+	}
+	old := r.mutant.flows
+	r.mutant.flows = flows
+	if old != nil && r.w.chance(0.3) {
+		return old
+	}
+	return flows
 }
 
 // mutateBulk follows a part of a checkpoint that has arrived.
@@ -192,8 +224,8 @@ func (r *replica) mutateFeed(m *pb.FromActive) *pb.FromActive {
 
 // mutateInput changes what the standby's guest is given.
 func (r *replica) mutateInput(frame []byte) [][]byte {
-	lost, swapped := r.w.mutated(LostInputs), r.w.mutated(SwappedInputs)
-	if !lost && !swapped || r.core.Role() != pb.Role_ROLE_STANDBY {
+	lost, swapped, twice := r.w.mutated(LostInputs), r.w.mutated(SwappedInputs), r.w.mutated(RepeatedInputs)
+	if !lost && !swapped && !twice || r.core.Role() != pb.Role_ROLE_STANDBY {
 		return [][]byte{frame}
 	}
 	if kept := r.mutant.kept; kept != nil {
@@ -201,6 +233,9 @@ func (r *replica) mutateInput(frame []byte) [][]byte {
 		return [][]byte{frame, kept}
 	}
 	if r.w.chance(0.02) {
+		if twice {
+			return [][]byte{frame, slices.Clone(frame)}
+		}
 		if swapped {
 			r.mutant.kept = slices.Clone(frame)
 		}

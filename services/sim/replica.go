@@ -35,6 +35,7 @@ type replica struct {
 	allowed   bool   // AnswerDirty was called
 	pending   *bulk
 	staged    *bulk
+	claiming  bool          // a transaction of its own is under way
 	workUntil time.Duration // the worker is busy until then
 	mutant    mutant
 }
@@ -52,9 +53,10 @@ func (r *replica) start() {
 	r.id = fmt.Sprintf("%s.%d", r.name, r.lives)
 	r.guest, r.muted, r.heardBy = nil, true, nil
 	r.lease, r.attach, r.feeding, r.following = 0, nil, nil, nil
+	r.claiming = false
 	r.allowed, r.pending, r.staged, r.workUntil = false, nil, nil, 0
 	r.mutant = mutant{}
-	r.core = role.New(role.Config{VM: r.v.name, Self: &pb.ReplicaRef{Id: r.id, Address: r.name}, Candidate: r.boot, FlowSeed: 1}, r)
+	r.core = role.New(role.Config{VM: r.v.name, Self: &pb.ReplicaRef{Id: r.id, Address: r.name}, Candidate: r.boot, FlowSeed: 1, SoloAfter: r.w.opt.soloAfter}, r)
 	r.takeLease()
 	r.tick()
 }

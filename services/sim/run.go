@@ -27,6 +27,8 @@ type options struct {
 	reorder, tcp       float64
 	mirror, candidates bool
 	epochMax           time.Duration // 0: none
+	soloAfter          time.Duration // 0: never
+	absence            time.Duration // of a lost arbiter, at most
 	faultEvery         time.Duration
 	enough             int
 }
@@ -57,6 +59,13 @@ func draw(rng *rand.Rand) options {
 			o.epochMax *= 10
 		}
 	}
+	o.absence = 2 * time.Second
+	if rng.IntN(3) > 0 {
+		o.soloAfter = time.Duration(500+rng.IntN(3000)) * time.Millisecond
+		if rng.IntN(3) == 0 {
+			o.absence, o.duration = 9*time.Second, 9*time.Second
+		}
+	}
 	if rng.IntN(4) == 0 {
 		o.vms, o.clients = 2+rng.IntN(2), 1+rng.IntN(2)
 	}
@@ -82,6 +91,7 @@ type Result struct {
 	Err       error
 	Story     string
 	Faults    map[string]int
+	Happened  map[string]int // what followed
 	Events    uint64
 	Answers   int
 	Emitted   int
@@ -109,7 +119,7 @@ func Tell(seed uint64, m Mutation) Result {
 // run runs one seed; prepare may change the world before anything happens.
 func run(seed uint64, m Mutation, prepare func(*world)) Result {
 	rng := rand.New(rand.NewPCG(seed, 0x5eed))
-	w := &world{opt: draw(rng), rng: rng, cuts: map[[2]*process]int{}, slow: map[[2]*process]time.Duration{}, faults: map[string]int{}, mutation: m}
+	w := &world{opt: draw(rng), rng: rng, cuts: map[[2]*process]int{}, slow: map[[2]*process]time.Duration{}, faults: map[string]int{}, happened: map[string]int{}, mutation: m}
 	w.etcd = newEtcd(w)
 	for i := range w.opt.arbiters {
 		w.newArbiter(fmt.Sprintf("arbiter%d", i+1))
@@ -137,7 +147,7 @@ func run(seed uint64, m Mutation, prepare func(*world)) Result {
 		}
 		w.fail("rule 5: not whole %v after everything healed: %s", healing, s)
 	}
-	r := Result{Seed: seed, Faults: w.faults, Healed: w.now - began, Events: w.seq}
+	r := Result{Seed: seed, Faults: w.faults, Happened: w.happened, Healed: w.now - began, Events: w.seq}
 	for _, v := range w.vms {
 		if w.failed == nil {
 			v.check.linearizable()

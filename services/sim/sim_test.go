@@ -80,7 +80,7 @@ type totals struct {
 	sync.Mutex
 	runs, answers, emitted, takeovers, violations int
 	events                                        uint64
-	faults                                        map[string]int
+	faults, happened                              map[string]int
 	worst, healed                                 time.Duration
 }
 
@@ -88,7 +88,7 @@ func (s *totals) add(t *testing.T, r Result) {
 	s.Lock()
 	defer s.Unlock()
 	if s.faults == nil {
-		s.faults = map[string]int{}
+		s.faults, s.happened = map[string]int{}, map[string]int{}
 	}
 	s.runs++
 	s.answers += r.Answers
@@ -99,6 +99,9 @@ func (s *totals) add(t *testing.T, r Result) {
 	for k, n := range r.Faults {
 		s.faults[k] += n
 	}
+	for k, n := range r.Happened {
+		s.happened[k] += n
+	}
 	if r.Err != nil {
 		s.violations++
 		t.Errorf("SEED=%d: %v", r.Seed, r.Err)
@@ -106,15 +109,21 @@ func (s *totals) add(t *testing.T, r Result) {
 }
 
 func (s *totals) log(t *testing.T) {
+	faults, n := listed(s.faults)
+	followed, _ := listed(s.happened)
+	t.Logf("%d seeds, %d violations; %d events, %d outputs, %d answers, %d take-overs, longest wait %v, longest healing %v; %d faults: %s; what followed: %s",
+		s.runs, s.violations, s.events, s.emitted, s.answers, s.takeovers, s.worst, s.healed, n, faults, followed)
+}
+
+// listed names counts in the order of their names, and sums them.
+func listed(counts map[string]int) (text string, sum int) {
 	var kinds []string
-	n := 0
-	for k, count := range s.faults {
-		kinds = append(kinds, k+" "+strconv.Itoa(count))
-		n += count
+	for k, n := range counts {
+		kinds = append(kinds, k+" "+strconv.Itoa(n))
+		sum += n
 	}
 	slices.Sort(kinds)
-	t.Logf("%d seeds, %d violations; %d events, %d outputs, %d answers, %d take-overs, longest wait %v, longest healing %v; %d faults: %s",
-		s.runs, s.violations, s.events, s.emitted, s.answers, s.takeovers, s.worst, s.healed, n, strings.Join(kinds, ", "))
+	return strings.Join(kinds, ", "), sum
 }
 
 // TestKeptSeeds runs the seeds of testdata/seeds.txt.

@@ -22,12 +22,13 @@ const (
 	committed        moment = "a record has changed"
 	assigned         moment = "a part is assigned"
 	tookOver         moment = "a standby goes live"
+	claiming         moment = "a replica takes the VM by itself"
 	// synReleased is for a test of its own.
 	synReleased moment = "a SYN leaves on a release"
 )
 
 var moments = []moment{dialling, copying, pausing, checkpointSent, checkpointBegins, bulkArrives, stagedSent, applying,
-	applied, resuming, emitted, committing, committed, assigned, tookOver}
+	applied, resuming, emitted, committing, committed, assigned, tookOver, claiming}
 
 // trap is a fault that waits for its moment.
 type trap struct {

@@ -27,8 +27,10 @@ type world struct {
 
 	calm   bool // the second phase
 	faults map[string]int
-	trace  []line
-	failed error
+	// happened counts what the cores did that is worth counting.
+	happened map[string]int
+	trace    []line
+	failed   error
 	// over: a VM was lost as it may be, and its history with it.
 	over bool
 	tell bool // keep the whole story

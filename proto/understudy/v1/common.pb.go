@@ -101,6 +101,8 @@ const (
 	Reason_REASON_GUEST_FAULT     Reason = 13
 	// An operator has set another policy.
 	Reason_REASON_POLICY Reason = 14
+	// No arbiter owned the VM for long: the replica went on by itself.
+	Reason_REASON_NO_ARBITER Reason = 15
 )
 
 // Enum value maps for Reason.
@@ -121,6 +123,7 @@ var (
 		12: "REASON_ARBITER_CHANGED",
 		13: "REASON_GUEST_FAULT",
 		14: "REASON_POLICY",
+		15: "REASON_NO_ARBITER",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":     0,
@@ -138,6 +141,7 @@ var (
 		"REASON_ARBITER_CHANGED": 12,
 		"REASON_GUEST_FAULT":     13,
 		"REASON_POLICY":          14,
+		"REASON_NO_ARBITER":      15,
 	}
 )
 
@@ -712,7 +716,7 @@ const file_understudy_v1_common_proto_rawDesc = "" +
 	"\fMODE_SYNCING\x10\x02\x12\x12\n" +
 	"\x0eMODE_PROTECTED\x10\x03\x12\x0e\n" +
 	"\n" +
-	"MODE_ENDED\x10\x04*\xe2\x02\n" +
+	"MODE_ENDED\x10\x04*\xf9\x02\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vREASON_BOOT\x10\x01\x12\x16\n" +
@@ -729,7 +733,8 @@ const file_understudy_v1_common_proto_rawDesc = "" +
 	"\x13REASON_GUEST_REBOOT\x10\v\x12\x1a\n" +
 	"\x16REASON_ARBITER_CHANGED\x10\f\x12\x16\n" +
 	"\x12REASON_GUEST_FAULT\x10\r\x12\x11\n" +
-	"\rREASON_POLICY\x10\x0e*r\n" +
+	"\rREASON_POLICY\x10\x0e\x12\x15\n" +
+	"\x11REASON_NO_ARBITER\x10\x0f*r\n" +
 	"\n" +
 	"GuestEvent\x12\x1b\n" +
 	"\x17GUEST_EVENT_UNSPECIFIED\x10\x00\x12\x18\n" +
