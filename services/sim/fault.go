@@ -39,6 +39,12 @@ func (w *world) fault() {
 		{"process cut off", w.cutOff},
 		{"order to fail over", func() bool { return v.survivable() && v.order(session.FailOver{}) }},
 		{"order to resynchronize", func() bool { return v.order(session.ResyncNow{}) }},
+		{"order to switch over", func() bool { return v.survivable() && v.order(session.SwitchOver{}) }},
+		{"order to test the fail-over", func() bool { return v.survivable() && v.order(session.TestFailOver{}) }},
+		{"order to drop a replica", func() bool { return v.survivable() && v.order(session.Drop{ReplicaID: v.anyID()}) }},
+		{"order to drain a replica", func() bool { return v.survivable() && v.order(session.Drain{ReplicaID: v.anyID()}) }},
+		{"order to suspend or resume", v.orderProtection},
+		{"order to set the policy", v.orderPolicy},
 		{"network slow", v.slowLink},
 		{"trap", func() bool { return w.setTrap(v) }},
 		{"trap", func() bool { return w.setTrap(v) }},
@@ -371,6 +377,36 @@ func (v *vm) order(in session.Input) bool {
 	return true
 }
 
+// anyID is the identity of any of the replicas.
+func (v *vm) anyID() string { return v.hosts[v.w.rng.IntN(len(v.hosts))].id }
+
+// orderProtection suspends protection, or resumes it.
+func (v *vm) orderProtection() bool {
+	if v.record().GetSuspended() {
+		return v.order(session.Resume{})
+	}
+	return v.survivable() && v.order(session.Suspend{})
+}
+
+// orderPolicy sets another bound for epochs.
+func (v *vm) orderPolicy() bool {
+	p := &pb.Policy{EpochMaxMs: uint32(20 + v.w.rng.IntN(500))}
+	return v.order(session.SetPolicy{Policy: p, Fields: []string{"epoch_max_ms"}})
+}
+
+// takeBack takes back what operators have ordered to last, until it is so.
+func (w *world) takeBack() {
+	for _, v := range w.vms {
+		if v.record().GetSuspended() {
+			v.order(session.Resume{})
+		}
+		for _, d := range v.record().GetDrained() {
+			v.order(session.Undrain{ReplicaID: d.GetReplicaId()})
+		}
+	}
+	w.schedule(w.now+500*time.Millisecond, w.takeBack)
+}
+
 // heal ends all faults: what crashed starts, what stood still goes on.
 func (w *world) heal() {
 	w.calm, w.trap = true, nil
@@ -378,6 +414,7 @@ func (w *world) heal() {
 	clear(w.cuts)
 	clear(w.slow)
 	w.etcd.leaderless = 0
+	w.takeBack()
 	for _, a := range w.arbiters {
 		a.stopped = 0
 		if a.dead {
