@@ -44,12 +44,13 @@ type arbiter struct {
 	listener net.Listener // gRPC
 	page     net.Listener // HTTP, or nil
 	identity *identity.Source
+	spread   time.Duration // between looks at what others own; 0: never
 }
 
 // start brings an arbiter up to where it listens. It does not wait for an
 // external etcd, which may come later.
 func start(ctx context.Context, o *options, log hclog.Logger) (*arbiter, error) {
-	a := &arbiter{log: log}
+	a := &arbiter{log: log, spread: o.spread}
 	if err := a.start(ctx, o); err != nil {
 		a.close()
 		return nil, err
@@ -143,6 +144,9 @@ func (a *arbiter) run(ctx context.Context) error {
 	failed := make(chan error, 3)
 	go func() { failed <- a.grpc.Serve(a.listener) }()
 	go a.grpc.WatchHealth(ctx)
+	if a.spread > 0 {
+		go a.vms.Spread(ctx, a.spread)
+	}
 	if a.page != nil {
 		go a.pages.Run(ctx)
 		go func() { failed <- a.web.Serve(a.page) }()

@@ -28,6 +28,7 @@ type options struct {
 	heartbeat, heartbeatTimeout time.Duration
 	compareIdle, compareMax     time.Duration
 	syncTimeout, epochMax       time.Duration
+	spread                      time.Duration
 	tls                         *identity.Flags
 	openReads                   bool
 }
@@ -57,6 +58,7 @@ func command() (*cli.Command, *options) {
 	c.DurationVar(&o.compareIdle, "compare-idle", ms(policy.CompareIdleMs), "`TIME` after which a standby that is idle will not make an output any more")
 	c.DurationVar(&o.compareMax, "compare-max", ms(policy.CompareMaxMs), "longest `TIME` to wait for a matching output")
 	c.DurationVar(&o.syncTimeout, "sync-timeout", ms(policy.SyncTimeoutMs), "longest `TIME` for each step of a synchronization")
+	c.DurationVar(&o.spread, "spread", 30*time.Second, "`TIME` between looks whether another arbiter owns fewer VMs, to hand some over to it; 0: never")
 	c.BoolVar(&o.openReads, "open-reads", false, "let every certificate of the deployment, not only an operator's, read through Admin")
 	o.tls = identity.AddFlags(c)
 	c.AddCheck(func(ctx context.Context) error {
@@ -119,6 +121,7 @@ func (o *options) check() error {
 		{"compare-max", o.compareMax, o.compareIdle, time.Hour},
 		{"sync-timeout", o.syncTimeout, 100 * time.Millisecond, time.Hour},
 		{"epoch-max", o.epochMax, 0, 24 * time.Hour},
+		{"spread", o.spread, 0, 24 * time.Hour},
 	} {
 		if d.value < d.min || d.value > d.max {
 			return fmt.Errorf("--%s %v: must be from %v to %v (%w)", d.name, d.value, d.min, d.max, cli.ErrUsage)

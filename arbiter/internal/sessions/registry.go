@@ -70,6 +70,7 @@ type Registry struct {
 
 	mu       sync.Mutex
 	vms      map[string]*vm
+	moved    map[string]moved // VMs that were handed over lately
 	conn     session.Conn
 	stopping bool
 	running  sync.WaitGroup
@@ -83,7 +84,7 @@ func New(cfg Config) *Registry {
 	if cfg.MaxStreams == 0 {
 		cfg.MaxStreams = 32
 	}
-	return &Registry{cfg: cfg, vms: map[string]*vm{}}
+	return &Registry{cfg: cfg, vms: map[string]*vm{}, moved: map[string]moved{}}
 }
 
 // refuse makes a Refusal that is an error, too.
@@ -122,6 +123,10 @@ func (r *Registry) Attach(ctx context.Context, first *pb.FromReplica) (*Stream, 
 		r.mu.Unlock()
 		return nil, refuse(pb.Refusal_ACTION_RETRY, whyStopping)
 	}
+	if to := r.movedTo(name); to != "" {
+		r.mu.Unlock()
+		return nil, &pb.Refusal{Action: pb.Refusal_ACTION_REDIRECT, Address: to, Detail: "VM " + name + " was handed over to the arbiter there"}
+	}
 	v := r.vms[name]
 	switch {
 	case v == nil && len(r.vms) >= r.cfg.MaxVMs:
@@ -148,6 +153,16 @@ func (r *Registry) Attach(ctx context.Context, first *pb.FromReplica) (*Stream, 
 	return s, nil
 }
 
+// all returns the VMs that run here, in no order.
+func (r *Registry) all() (vms []*vm) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, v := range r.vms {
+		vms = append(vms, v)
+	}
+	return vms
+}
+
 // find returns a VM that runs here.
 func (r *Registry) find(name string) *vm {
 	r.mu.Lock()
@@ -157,14 +172,8 @@ func (r *Registry) find(name string) *vm {
 
 // Local returns the status of every VM that runs here, by name.
 func (r *Registry) Local(ctx context.Context) []*pb.VMStatus {
-	r.mu.Lock()
-	vms := make([]*vm, 0, len(r.vms))
-	for _, v := range r.vms {
-		vms = append(vms, v)
-	}
-	r.mu.Unlock()
 	var out []*pb.VMStatus
-	for _, v := range vms {
+	for _, v := range r.all() {
 		if s, err := v.status(ctx); err == nil {
 			out = append(out, s)
 		}
