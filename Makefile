@@ -92,8 +92,8 @@ compose-test: ## lose each part of the Docker deployment under load; skipped wit
 
 test: lint race e2e ## everything
 
-bench: build guest ## measurements into docs/bench
-	$(GO) run ./deploy/bench
+bench: build guest ## measurements into docs/bench: make bench BENCH='--part loads --rounds 5'
+	$(GO) run ./deploy/bench --ledger docs/bench/ledger.md --plots docs/bench $(BENCH)
 
 clean: ## remove what was built (downloads stay in build/cache)
 	rm -rf bin build/tools build/guest

@@ -1,18 +1,17 @@
-// Command bench measures, in one run, what protection costs: the same guest
-// under the same load alone (standalone), as two unprotected VMs under load at
-// once (twin: what two copies cost on these cores without a protocol), and
-// protected. It prints ratios first, writes build/bench.json, and with --ledger
-// appends a dated entry to docs/bench/ledger.md.
+// Command bench measures, in one run and side by side, what protection costs and
+// how fast the parts are. docs/bench/README.md tells the method.
+//
+// Each part can be run alone, a part that fails is reported and the others go
+// on, and every run ends with a table for people, ratios first, and a file for
+// machines. It needs no tool but Go, and mkfs.ext4 for the load that writes a
+// disk.
 package main
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -22,135 +21,160 @@ import (
 	"github.com/understudy-ft/understudy/services/cli"
 )
 
+// part is a group of measurements.
+type part struct {
+	name, what string
+	run        func(*bench, context.Context) error
+}
+
+// parts in the order in which they run. Those behind byDefault are run when they
+// are asked for.
+var parts = []part{
+	{"engine", "speed of the interpreter and of hashing", (*bench).engine},
+	{"loads", "throughput alone, as twins and protected", (*bench).loads},
+	{"boots", "start to the first answer", (*bench).boots},
+	{"pauses", "resynchronizations, and the wait for a release", (*bench).pauses},
+	{"failovers", "the gap that clients see", (*bench).failovers},
+	{"copy", "a first copy of 1 GiB while the guest serves", (*bench).firstCopy},
+	{"arbiter", "one arbiter, many VMs", (*bench).arbiter},
+	{"growth", "how figures grow; see --growth", (*bench).growth},
+	{"soak", "divergences by cause, load by load", (*bench).soak},
+}
+
+const byDefault = 7
+
+type options struct {
+	bin, guest, memory         string
+	rounds                     int
+	span, soak                 time.Duration
+	kills, resyncs, vms        int
+	heartbeat                  string
+	part, load, growth         *cli.List
+	out, ledger, plots, commit string
+}
+
 func main() {
 	cmd := cli.New("bench", "measures what protection costs, side by side")
-	b := &bench{}
-	cmd.StringVar(&b.bin, "bin", "bin", "`DIR` with the binaries")
-	cmd.StringVar(&b.guest, "guest", "build/guest/rv64", "`DIR` with the guest's Image and initrd")
-	cmd.StringVar(&b.memory, "memory", "256M", "`SIZE` of the guest's memory")
-	cmd.IntVar(&b.rounds, "rounds", 3, "`NUMBER` of rounds; each measures every variant once")
-	cmd.IntVar(&b.requests, "requests", 4000, "`NUMBER` of requests of each measurement")
-	out := cmd.String("out", "build/bench.json", "`FILE` for the results")
-	ledger := cmd.String("ledger", "", "`FILE` that a dated entry is appended to")
+	o := options{part: cli.NewList(), load: cli.NewList(), growth: cli.NewList()}
+	cmd.StringVar(&o.bin, "bin", "bin", "`DIR` with the binaries")
+	cmd.StringVar(&o.guest, "guest", "build/guest/rv64", "`DIR` with the guest's Image and initrd")
+	cmd.StringVar(&o.memory, "memory", "256M", "`SIZE` of the guest's memory")
+	cmd.Var(o.part, "part", "`NAMES` of what to measure, separated by commas: "+names(parts)+"\n(default: the first "+fmt.Sprint(byDefault)+", and growth where --growth is given)")
+	cmd.Var(o.growth, "growth", "`NAMES` of what is to grow: "+names(growths)+", or all")
+	cmd.Var(o.load, "load", "`NAMES` of loads (default: all): "+loadNames())
+	cmd.IntVar(&o.rounds, "rounds", 3, "`NUMBER` of rounds; each measures every variant once")
+	cmd.DurationVar(&o.span, "span", 2*time.Second, "`TIME` of each measurement of a load")
+	cmd.DurationVar(&o.soak, "soak", time.Minute, "`TIME` of each load of the part soak")
+	cmd.IntVar(&o.kills, "kills", 8, "`NUMBER` of fail-overs of each kind")
+	cmd.IntVar(&o.resyncs, "resyncs", 40, "`NUMBER` of resynchronizations of an idle guest; of other kinds a quarter")
+	cmd.IntVar(&o.vms, "vms", 1000, "`NUMBER` of VMs of the part arbiter")
+	cmd.StringVar(&o.heartbeat, "heartbeat-timeout", "", "`TIME` after which a silent process counts as lost, but where that is measured; for busy machines\n(default: the programs')")
+	cmd.StringVar(&o.out, "out", "build/bench.json", "`FILE` for the results")
+	cmd.StringVar(&o.ledger, "ledger", "", "`FILE` that a dated entry is appended to (default: none)")
+	cmd.StringVar(&o.plots, "plots", "", "`DIR` for the plots (default: none)")
 	cli.Main(cmd, func(ctx context.Context, _ hclog.Logger) error {
-		if _, err := exec.LookPath("redis-benchmark"); err != nil {
-			return fmt.Errorf("redis-benchmark is missing: install Debian's redis-tools (%w)", err)
-		}
-		if b.rounds < 1 || b.requests < 1 {
-			return fmt.Errorf("--rounds and --requests must be at least 1 (%w)", cli.ErrUsage)
-		}
-		r, err := b.run(ctx)
+		chosen, err := o.check()
 		if err != nil {
-			return err
+			return fmt.Errorf("%w (%w)", err, cli.ErrUsage)
 		}
-		text := r.table()
-		fmt.Print(text)
-		data, err := json.MarshalIndent(r, "", "  ")
-		if err != nil {
-			return err
+		b := newBench(o)
+		defer b.close()
+		for _, p := range chosen {
+			if ctx.Err() != nil {
+				break
+			}
+			b.say("%s: %s", p.name, p.what)
+			began := time.Now()
+			if err := p.run(b, ctx); err != nil {
+				b.say("%s FAILED: %v", p.name, err)
+				b.report.Failed = append(b.report.Failed, failure{p.name, err.Error()})
+			}
+			b.say("%s took %.0f s", p.name, time.Since(began).Seconds())
 		}
-		if err := os.MkdirAll(filepath.Dir(*out), 0o755); err != nil {
-			return err
-		}
-		if err := os.WriteFile(*out, append(data, '\n'), 0o644); err != nil {
-			return fmt.Errorf("write the results: %w", err)
-		}
-		if *ledger == "" {
-			return nil
-		}
-		f, err := os.OpenFile(*ledger, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-		if err != nil {
-			return fmt.Errorf("open the ledger: %w", err)
-		}
-		if _, err := fmt.Fprintf(f, "\n## %s, %s\n\n```\n%s```\n", r.Date, r.Commit, text); err != nil {
-			return fmt.Errorf("write the ledger: %w", err)
-		}
-		return f.Close()
+		b.report.judge()
+		b.report.Load[1] = loadAverage()
+		fmt.Print(b.report.table())
+		return errors.Join(b.report.write(o), ctx.Err())
 	})
 }
 
-// report is what one run measured.
-type report struct {
-	Date    string `json:"date"`
-	Commit  string `json:"commit"`
-	Machine string `json:"machine"`
-	// Loads holds, by load and variant, the samples of all rounds.
-	Loads []load `json:"loads"`
-	// Times are single figures, in milliseconds: median, minimum and maximum.
-	Times []spread `json:"times"`
-	// Counts of the protected variant.
-	Resyncs uint64 `json:"resyncs"`
-}
-
-type load struct {
-	Name string `json:"name"`
-	// PerSecond and P50Ms, P99Ms are medians by variant.
-	PerSecond map[string]spread `json:"per_second"`
-	P50Ms     map[string]spread `json:"p50_ms"`
-	P99Ms     map[string]spread `json:"p99_ms"`
-}
-
-type spread struct {
-	Name                string  `json:"name,omitempty"`
-	Median, Lowest, Top float64 `json:",omitempty"`
-}
-
-func newSpread(name string, samples []float64) spread {
-	s := slices.Sorted(slices.Values(samples))
-	if len(s) == 0 {
-		return spread{Name: name}
+// check tells what is wrong with the options, and what is to be run.
+func (o *options) check() ([]part, error) {
+	if o.rounds < 1 || o.kills < 1 || o.resyncs < 4 || o.vms < 1 || o.span < 100*time.Millisecond || o.soak < time.Second {
+		return nil, errors.New("--rounds, --kills and --vms must be at least 1, --resyncs 4, --span 100ms, --soak 1s")
 	}
-	return spread{Name: name, Median: s[len(s)/2], Lowest: s[0], Top: s[len(s)-1]}
-}
-
-func (s spread) String() string {
-	return fmt.Sprintf("%.4g (%.4g … %.4g)", s.Median, s.Lowest, s.Top)
-}
-
-var variants = []string{"standalone", "twin", "protected"}
-
-// table is the report for people, ratios first.
-func (r *report) table() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s\n\nthroughput, median of the rounds:\n%-14s %22s %22s\n", r.Machine, "", "protected/twin", "protected/standalone")
-	for _, l := range r.Loads {
-		p := l.PerSecond["protected"].Median
-		fmt.Fprintf(&b, "%-14s %22.2f %22.2f\n", l.Name, p/l.PerSecond["twin"].Median, p/l.PerSecond["standalone"].Median)
-	}
-	fmt.Fprintf(&b, "\n%-14s %-12s %28s %28s %28s\n", "load", "variant", "requests/s (lowest … top)", "p50 ms", "p99 ms")
-	for _, l := range r.Loads {
-		for _, v := range variants {
-			fmt.Fprintf(&b, "%-14s %-12s %28s %28s %28s\n", l.Name, v, l.PerSecond[v], l.P50Ms[v], l.P99Ms[v])
+	for _, name := range o.load.Values {
+		if !slices.ContainsFunc(loads, func(l workload) bool { return l.name == name }) {
+			return nil, fmt.Errorf("--load %q is none of %s", name, loadNames())
 		}
 	}
-	b.WriteString("\n")
-	for _, t := range r.Times {
-		fmt.Fprintf(&b, "%-46s %28s ms\n", t.Name, t)
+	if slices.Equal(o.growth.Values, []string{"all"}) {
+		o.growth.Values = strings.Split(names(growths), ", ")
 	}
-	fmt.Fprintf(&b, "%-46s %28d\n", "resynchronizations under all protected loads", r.Resyncs)
-	return b.String()
+	if _, err := choose("growth", o.growth.Values, growths); err != nil {
+		return nil, err
+	}
+	if len(o.part.Values) > 0 {
+		return choose("part", o.part.Values, parts)
+	}
+	chosen := parts[:byDefault]
+	if len(o.growth.Values) > 0 {
+		grow, err := choose("part", []string{"growth"}, parts)
+		return append(slices.Clone(chosen), grow...), err
+	}
+	return chosen, nil
 }
 
-func machineName() string {
-	model := "unknown processor"
-	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		for line := range strings.Lines(string(info)) {
-			if strings.HasPrefix(line, "model name") {
-				_, name, _ := strings.Cut(line, ":")
-				model = strings.TrimSpace(name)
-				break
-			}
+func choose(flag string, wanted []string, from []part) (chosen []part, err error) {
+	for _, name := range wanted {
+		i := slices.IndexFunc(from, func(p part) bool { return p.name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("--%s %q is none of %s", flag, name, names(from))
 		}
+		chosen = append(chosen, from[i])
 	}
-	return fmt.Sprintf("%d × %s, %s", runtime.NumCPU(), model, runtime.Version())
+	return chosen, nil
 }
 
-func commit() string {
-	out, err := exec.Command("git", "describe", "--always", "--dirty").Output()
-	if err != nil {
-		return "unknown commit"
+func names(parts []part) string {
+	var s []string
+	for _, p := range parts {
+		s = append(s, p.name)
 	}
-	return strings.TrimSpace(string(out))
+	return strings.Join(s, ", ")
 }
 
-func today() string { return time.Now().UTC().Format("2006-01-02 15:04 UTC") }
+// bench is one run.
+type bench struct {
+	options
+	dir    string // scratch
+	began  time.Time
+	report *report
+}
+
+func newBench(o options) *bench {
+	return &bench{options: o, began: time.Now(), report: newReport(o)}
+}
+
+func (b *bench) close() {
+	if b.dir != "" {
+		_ = os.RemoveAll(b.dir)
+	}
+}
+
+// scratch is a directory that is removed at the end.
+func (b *bench) scratch() (string, error) {
+	if b.dir == "" {
+		dir, err := os.MkdirTemp("", "understudy-bench-")
+		if err != nil {
+			return "", err
+		}
+		b.dir = dir
+	}
+	return b.dir, nil
+}
+
+// say tells who waits how far it is.
+func (b *bench) say(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "%7.1f s  %s\n", time.Since(b.began).Seconds(), fmt.Sprintf(format, args...))
+}

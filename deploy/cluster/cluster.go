@@ -419,6 +419,15 @@ func ping(addr string) error {
 	return nil
 }
 
+// FreeAddress returns a loopback address that nobody listens on.
+func FreeAddress() (string, error) {
+	addrs, err := freeAddresses(1)
+	if err != nil {
+		return "", err
+	}
+	return addrs[0], nil
+}
+
 // freeAddresses returns loopback addresses that nobody listens on.
 func freeAddresses(n int) (addrs []string, err error) {
 	for range n {

@@ -12,6 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
+	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 	"github.com/understudy-ft/understudy/services/vmm"
 )
 
@@ -112,6 +115,80 @@ func TestX86Guest(t *testing.T) {
 	testGuest(t, k)
 }
 
+// ping is an ICMP echo request of 10.9.0.1 with a sequence number.
+func ping(sequence uint16) []byte {
+	be := binary.BigEndian
+	echo := make([]byte, 64)
+	echo[0] = 8
+	be.PutUint16(echo[6:], sequence)
+	be.PutUint16(echo[2:], checksum(echo))
+	ip := append([]byte{0x45, 0, 0, 84, 0, 0, 0, 0, 64, 1, 0, 0}, 10, 9, 0, 1, 10, 9, 0, 2)
+	be.PutUint16(ip[10:], checksum(ip))
+	f := append(append(guestMAC[:], hostMAC[:]...), 8, 0)
+	return append(append(f, ip...), echo...)
+}
+
+// checksum is the Internet checksum of an even number of bytes.
+func checksum(b []byte) uint16 {
+	sum := uint32(0)
+	for ; len(b) > 1; b = b[2:] {
+		sum += uint32(binary.BigEndian.Uint16(b))
+	}
+	for sum>>16 != 0 {
+		sum = sum&0xffff + sum>>16
+	}
+	return ^uint16(sum)
+}
+
+// pingInstructions is about what the guest's kernel took to answer an echo
+// request when this was written, idle work between two of them included.
+const pingInstructions = 30_000
+
+// countPing bounds the instructions that a request costs the guest. The bound is
+// wide: it is to notice that interrupts repeat or a driver spins, not how the
+// kernel was compiled or how busy this host is.
+func countPing(t *testing.T, s *shell, frames <-chan []byte) {
+	t.Helper()
+	instructions := func() uint64 {
+		s.Pause()
+		defer s.Resume()
+		m, err := s.Save()
+		if err != nil {
+			t.Fatal(err)
+		}
+		state := &pb.Rv64State{}
+		if err := proto.Unmarshal(m.GetEngineState(), state); err != nil || len(state.GetHarts()) != 1 {
+			t.Fatalf("the engine's state has %d harts, %v", len(state.GetHarts()), err)
+		}
+		return state.GetHarts()[0].GetInstret()
+	}
+	answer := func(f []byte) bool { return len(f) > 41 && f[12] == 8 && f[13] == 0 && f[23] == 1 && f[34] == 0 }
+	const batches, batch = 16, 32
+	before := instructions()
+	for b := range batches {
+		for i := range batch {
+			if !s.Deliver(ping(uint16(b*batch + i))) {
+				t.Fatal("frame refused")
+			}
+		}
+		for left, deadline := batch, time.After(s.patience); left > 0; {
+			select {
+			case f := <-frames:
+				if answer(f) {
+					left--
+				}
+			case <-deadline:
+				t.Fatalf("%d of %d echo requests are not answered", left, batch)
+			}
+		}
+	}
+	each := (instructions() - before) / (batches * batch)
+	t.Logf("%d instructions an echo request", each)
+	if each > 3*pingInstructions {
+		t.Errorf("an echo request costs the guest %d instructions, about %d were right", each, pingInstructions)
+	}
+}
+
 // testGuest boots the distribution's kernel to a shell, uses every device, moves
 // the guest to another machine in mid-operation, reboots it and switches it off.
 func testGuest(t *testing.T, kind guestKind) {
@@ -168,6 +245,9 @@ func testGuest(t *testing.T, kind guestKind) {
 	t.Logf("shell after %v", time.Since(start).Round(10*time.Millisecond))
 
 	reachable(s)
+	if kind.engine == EngineRV64 {
+		countPing(t, s, frames)
+	}
 	var unix int64
 	if fmt.Sscan(s.run("date +%s"), &unix); time.Since(time.Unix(unix, 0)).Abs() > time.Minute {
 		t.Errorf("the guest's clock reads %v", time.Unix(unix, 0))
