@@ -90,6 +90,10 @@ func main() {
 				b.report.Failed = append(b.report.Failed, failure{p.name, err.Error()})
 			}
 			b.say("%s took %.0f s", p.name, time.Since(began).Seconds())
+			b.report.judge()
+			if err := b.report.save(o.out); err != nil { // in case the next is this machine's last
+				return err
+			}
 		}
 		b.report.judge()
 		b.report.Load[1] = loadAverage()

@@ -242,19 +242,24 @@ func orNone(format string, v float64) string {
 	return fmt.Sprintf(format, v)
 }
 
-// write writes the file for machines, the ledger and the plots.
-func (r *report) write(o options) error {
+// save writes the file for machines.
+func (r *report) save(name string) error {
 	data, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode the results: %w", err)
 	}
-	if err := os.MkdirAll(filepath.Dir(o.out), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return fmt.Errorf("write the results: %w", err)
 	}
-	if err := os.WriteFile(o.out, append(data, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(name, append(data, '\n'), 0o644); err != nil {
 		return fmt.Errorf("write the results: %w", err)
 	}
-	var errs []error
+	return nil
+}
+
+// write writes the file for machines, the ledger and the plots.
+func (r *report) write(o options) error {
+	errs := []error{r.save(o.out)}
 	if o.ledger != "" {
 		errs = append(errs, r.appendLedger(o.ledger))
 	}
