@@ -73,16 +73,21 @@ func TestArbiterRestarts(t *testing.T) {
 	verify(t, l)
 }
 
-// pagesPerResync is about what a resynchronization of this guest under load sent
-// when this was written.
-const pagesPerResync = 700
+// pagesPerResync is twice what a resynchronization of this guest under load sent,
+// on a busy machine, when this was written.
+const pagesPerResync = 400
 
 // An operator's fail-over and resynchronizations lose nothing either, and a
-// resynchronization sends what differs, not what was written.
+// resynchronization sends little more than what differs.
 func TestOperator(t *testing.T) {
 	c := start(t, cluster.Config{}, 2)
 	l := begin(t, c)
 	ctx := deadline(t)
+	// The first ends the epoch of the boot, in which much came to differ.
+	if _, err := c.Admin().Resync(ctx, &pb.ResyncRequest{Vm: c.VM}); err != nil {
+		t.Fatal(err)
+	}
+	progress(t, l, 100)
 	before := status(t, c).GetCounters()
 	for range 5 {
 		if _, err := c.Admin().Resync(ctx, &pb.ResyncRequest{Vm: c.VM}); err != nil {
@@ -96,7 +101,7 @@ func TestOperator(t *testing.T) {
 		t.Fatalf("%d resynchronizations after 5 orders", n)
 	}
 	// The bound is wide: how far apart the copies are hangs on how busy this
-	// machine is. What it must notice is a whole memory, or every written page.
+	// machine is.
 	each := (s.GetCounters().GetPagesSent() - before.GetPagesSent()) / n
 	t.Logf("%d pages sent a resynchronization", each)
 	if each > 3*pagesPerResync {
