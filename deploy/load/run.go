@@ -34,7 +34,8 @@ type Sample struct {
 }
 
 // Run opens the connections, lets the clients ask for a span, and closes the
-// connections. Answers that come after the span do not count.
+// connections. Of the answer that comes after the span, each client counts the
+// part of the wait that lay within.
 func (l Loop) Run(ctx context.Context, span time.Duration) (Sample, error) {
 	var clients []Client
 	defer func() {
@@ -69,8 +70,8 @@ func (l Loop) Run(ctx context.Context, span time.Duration) (Sample, error) {
 					break
 				}
 				now := time.Now()
-				if now.After(end) && len(own) > 0 {
-					break
+				if now.After(end) {
+					n *= float64(end.Sub(last)) / float64(now.Sub(last))
 				}
 				own = append(own, now.Sub(last))
 				sum += n
@@ -88,9 +89,7 @@ func (l Loop) Run(ctx context.Context, span time.Duration) (Sample, error) {
 	if first == nil {
 		first = ctx.Err()
 	}
-	// A client whose only answer came after the span makes it longer.
-	took := max(span, time.Since(began).Truncate(span))
-	s := Sample{PerSecond: units / took.Seconds(), Answers: len(waits)}
+	s := Sample{PerSecond: units / span.Seconds(), Answers: len(waits)}
 	if len(waits) > 0 {
 		slices.Sort(waits)
 		s.P50, s.P99, s.Longest = waits[len(waits)/2], waits[len(waits)*99/100], waits[len(waits)-1]

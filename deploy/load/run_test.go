@@ -135,6 +135,22 @@ func TestUDPSendsAgain(t *testing.T) {
 	}
 }
 
+// An answer that takes longer than the span counts by the part of it.
+func TestSlowAnswer(t *testing.T) {
+	const takes = 300 * time.Millisecond
+	slow := serve(t, func(c net.Conn) {
+		b := make([]byte, 1)
+		if _, err := c.Read(b); err == nil {
+			time.Sleep(takes)
+			_, _ = c.Write(b)
+		}
+	})
+	s, err := Loop{Clients: 1, Open: Exchange(slow, []byte("x"), 1, 30)}.Run(t.Context(), takes/3)
+	if most := 30 / takes.Seconds(); err != nil || s.Answers != 1 || s.PerSecond > most || s.PerSecond <= 0 {
+		t.Errorf("%+v, %v, at most %v a second are possible", s, err, most)
+	}
+}
+
 // A wrong answer and a broken connection end a run with an error.
 func TestWrongAnswers(t *testing.T) {
 	wrong := serve(t, func(c net.Conn) {
