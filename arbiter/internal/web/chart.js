@@ -79,7 +79,7 @@ const charts = (() => {
       for (const v of steps) {
         svg("line", { class: "grid", x1: 0, x2: width, y1: y(v), y2: y(v) }, box);
         if (v > steps[0] && (v === steps.at(-1) || steps.length < 6)) {
-          svg("text", { x: 0, y: y(v) - 4 }, box).textContent = kind.log ? String(Number(v.toPrecision(1))) : kind.label(v);
+          svg("text", { x: 0, y: y(v) - 4 }, box).textContent = kind.log && v < 1 ? String(Number(v.toPrecision(1))) : kind.log ? whole(v) : kind.label(v);
         }
       }
     };

@@ -11,9 +11,10 @@ import (
 
 const (
 	// eventsRead is how many of the last events a timeline is made of, eventsMax
-	// how many entries it has.
+	// how many entries it has; that of all VMs together is shorter.
 	eventsRead = 500
 	eventsMax  = 40
+	eventsAll  = 15
 )
 
 // eventView is one entry of a timeline.
@@ -81,6 +82,10 @@ func timeline(events []*pb.Event, vm string) []eventView {
 	var out []eventView
 	var group *pb.Event // the newest of the resynchronizations of the last entry
 	ended := map[string]bool{}
+	most := eventsMax
+	if vm == "" {
+		most = eventsAll
+	}
 	n := 0
 	for _, e := range events {
 		if vm != "" && e.Vm != vm {
@@ -103,7 +108,7 @@ func timeline(events []*pb.Event, vm string) []eventView {
 			}
 			group, n = e, 1
 		}
-		if len(out) == eventsMax {
+		if len(out) == most {
 			break
 		}
 		x := newEventView(e)
