@@ -23,20 +23,20 @@ type Engine struct {
 	onStop func(vmm.Stop)
 	log    hclog.Logger
 	sys    *system
+	host   hostCPU
 	vcpus  []*vcpu
 	idle   idleness
 
 	// Of the goroutine that changes the engine's life.
-	host     []cpuidEntry // all that the host can show
 	template []cpuidEntry // what the next guest to be started sees
-	shown    []cpuidEntry // what this one sees
 	fresh    bool         // the VM is at power-on
 	resumeAt *timebase    // what time to go on with after a Load
 
-	// vmMu guards vm against being replaced, for those who reach it from
-	// other goroutines.
-	vmMu sync.RWMutex
-	vm   *vm
+	// vmMu guards vm and shown against being replaced, for those who reach them
+	// from other goroutines.
+	vmMu  sync.RWMutex
+	vm    *vm
+	shown []cpuidEntry // what the guest sees
 	// irqMu keeps the order of a line's changes.
 	irqMu  sync.Mutex
 	levels uint32
@@ -117,7 +117,7 @@ func (e *Engine) build(c Config) (err error) {
 	if n := e.sys.has(capMaxVCPUs); n != 0 && n < c.CPUs {
 		return fmt.Errorf("%w: the host's KVM runs at most %d vCPUs, not %d", ErrUnavailable, n, c.CPUs)
 	}
-	if e.host, err = e.sys.hostCPUID(); err != nil {
+	if e.host, err = e.sys.hostCPU(); err != nil {
 		return err
 	}
 	if e.template, err = e.sys.template(c.Baseline); err != nil {
@@ -141,14 +141,14 @@ func (e *Engine) rebuild(cpus int, shown []cpuidEntry) error {
 	}
 	e.vmMu.Lock()
 	old := e.vm
-	e.vm = v
+	e.vm, e.shown = v, shown
 	e.vmMu.Unlock()
 	e.mu.Lock()
 	for i, c := range e.vcpus {
 		c.fd, c.pending = v.vcpus[i], false
 	}
 	e.mu.Unlock()
-	e.shown, e.fresh = shown, true
+	e.fresh = true
 	e.idle.watch(e.vcpus, v)
 	if old != nil {
 		return old.close()
@@ -160,7 +160,11 @@ func (e *Engine) rebuild(cpus int, shown []cpuidEntry) error {
 func (e *Engine) Name() string { return "kvm" }
 
 // Features lists the CPU features that the guest sees, by Linux's names.
-func (e *Engine) Features() []string { return shownFeatures(e.shown) }
+func (e *Engine) Features() []string {
+	e.vmMu.RLock()
+	defer e.vmMu.RUnlock()
+	return shownFeatures(e.shown)
+}
 
 // Stop stops the guest as its own doing. A device calls it from within the
 // guest's access that asked for it, such as a write to a power-off register;

@@ -26,6 +26,15 @@ func (*Engine) Stop(vmm.Stop) {}
 // Features returns nothing.
 func (*Engine) Features() []string { return nil }
 
+// CPU returns nothing.
+func (*Engine) CPU() ([]byte, error) { return nil, unavailable() }
+
+// CheckHost returns ErrUnavailable.
+func (*Engine) CheckHost([]byte) error { return unavailable() }
+
+// CheckHost returns ErrUnavailable.
+func CheckHost([]byte) error { return unavailable() }
+
 // Available returns ErrUnavailable.
 func Available() error { return unavailable() }
 

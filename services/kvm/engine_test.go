@@ -4,6 +4,7 @@ package kvm
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
@@ -136,31 +137,44 @@ func TestTripleFaultIsAReboot(t *testing.T) {
 	}
 }
 
-// TestMemoryAboveTheHole writes at 4 GiB and finds the page, and its dirty bit,
-// behind the first 3 GiB.
+// TestMemoryAboveTheHole writes to the first and to the last page above 4 GiB,
+// and finds them, and their dirty bits, behind the first 3 GiB. Memory that
+// nobody touches takes no memory: 16 GiB fit into a host with one.
 func TestMemoryAboveTheHole(t *testing.T) {
-	m := newMachine(t, HoleStart+16*mem.PageSize, nil)
-	// The boot page tables end at 4 GiB: map its first 2 MiB at 3 GiB.
-	code := slices.Concat([]byte{
-		0xb8, 0, 0xe0, 0, 0, // mov $0xe000, %eax: the fourth page of PDs
-		0x48, 0xb9, 0x83, 0, 0, 0, 1, 0, 0, 0, // mov $0x1_0000_0083, %rcx
-		0x48, 0x89, 0x08, // mov %rcx, (%rax)
-		0x0f, 0x20, 0xd8, 0x0f, 0x22, 0xd8, // reload cr3
-		0xb8, 0x08, 0x30, 0, 0xc0, // mov $0xc0003008, %eax
-		0xc7, 0x00, 0x78, 0x56, 0x34, 0x12, // movl $0x12345678, (%rax)
-	}, powerOff)
-	d := mem.NewBitmap(m.mem.Pages())
-	if s := m.run(code...); s.Cause != vmm.PowerOff {
-		t.Fatalf("%v: %s", s.Cause, s.Detail)
-	}
-	if v := m.word(HoleEnd + 0x3008); v != 0x1234_5678 {
-		t.Errorf("%#x at 4 GiB", v)
-	}
-	if err := m.DrainDirty(d); err != nil {
-		t.Fatal(err)
-	}
-	if n := uint64(HoleStart>>mem.PageShift + 3); !d.Has(n) || m.mem.Address(n) != HoleEnd+0x3000 {
-		t.Error("its page is not reported")
+	for _, size := range []uint64{HoleStart + 4<<20, 16 << 30} {
+		m := newMachine(t, size, nil)
+		high := size - HoleStart // bytes from 4 GiB on
+		for _, at := range []uint64{HoleEnd + 0x3008, HoleEnd + high - mem.PageSize + 8} {
+			// The boot page tables end at 4 GiB: map the 2 MiB with at at 3 GiB.
+			const large = 2 << 20
+			entry := at&^(large-1) | 0x83
+			addr := HoleStart + uint32(at%large)
+			code := slices.Concat([]byte{
+				0xb8, 0, 0xe0, 0, 0, // mov $0xe000, %eax: the fourth page of PDs
+				0x48, 0xb9}, binary.LittleEndian.AppendUint64(nil, entry), []byte{ // mov $entry, %rcx
+				0x48, 0x89, 0x08, // mov %rcx, (%rax)
+				0x0f, 0x20, 0xd8, 0x0f, 0x22, 0xd8, // reload cr3
+				0xb8}, binary.LittleEndian.AppendUint32(nil, addr), []byte{ // mov $addr, %eax
+				0xc7, 0x00, 0x78, 0x56, 0x34, 0x12, // movl $0x12345678, (%rax)
+			}, powerOff)
+			if s := m.run(code...); s.Cause != vmm.PowerOff {
+				t.Fatalf("%v: %s", s.Cause, s.Detail)
+			}
+			if v := m.word(at); v != 0x1234_5678 {
+				t.Errorf("%d MiB: %#x at %#x", size>>20, v, at)
+			}
+			d := mem.NewBitmap(m.mem.Pages())
+			if err := m.DrainDirty(d); err != nil {
+				t.Fatal(err)
+			}
+			n := (at - HoleEnd + HoleStart) >> mem.PageShift
+			if !d.Has(n) || m.mem.Address(n) != at&^(mem.PageSize-1) {
+				t.Errorf("%d MiB: the page at %#x is not reported", size>>20, at)
+			}
+		}
+		if err := errors.Join(m.Close(), m.mem.Close()); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

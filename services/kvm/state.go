@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"unsafe"
 
 	"google.golang.org/protobuf/proto"
@@ -90,10 +89,7 @@ func (e *Engine) Load(state []byte) error {
 		return fmt.Errorf("load kvm state: %w: %w", ErrState, err)
 	}
 	shown := leavesFromProto(s.Cpuid)
-	if l := lacks(shown, e.host); len(l) > 0 {
-		return fmt.Errorf("load kvm state: %w: %s", ErrHost, strings.Join(l, ", "))
-	}
-	if err := e.checkTSCKHz(s.Time.TscKhz); err != nil {
+	if err := e.host.check(shown, s.Time.TscKhz); err != nil {
 		return fmt.Errorf("load kvm state: %w", err)
 	}
 	if err := e.load(s, shown); err != nil {

@@ -193,21 +193,6 @@ func (e *Engine) setTSCKHz(khz uint32) error {
 	return nil
 }
 
-// checkTSCKHz tells whether the host can count at that frequency.
-func (e *Engine) checkTSCKHz(khz uint32) error {
-	host, err := ioctlArg(e.vm.fd, ioGetTSCKHz, 0)
-	if err != nil || host <= 0 { // older kernels tell it of a vCPU only, which is the host's until it is scaled
-		if host, err = ioctlArg(e.vm.vcpus[0].fd, ioGetTSCKHz, 0); err != nil {
-			return fmt.Errorf("KVM_GET_TSC_KHZ: %w", err)
-		}
-	}
-	diff := int64(khz) - int64(host)
-	if e.sys.has(capTSCControl) == 0 && max(diff, -diff)*1e6 > int64(host)*tscTolerancePPM {
-		return fmt.Errorf("%w: a TSC of %d kHz (this host's has %d kHz and cannot be scaled)", ErrHost, khz, host)
-	}
-	return nil
-}
-
 func (c *vcpuFD) hasTSCOffset() bool {
 	return set(c.fd, ioHasAttr, &deviceAttr{}) == nil
 }

@@ -99,11 +99,16 @@ func (f *feeding) open() {
 		return
 	}
 	cfg := m.Config()
+	cpu, err := m.CPU()
+	if err != nil {
+		f.failed(err)
+		return
+	}
 	hello := &pb.FeedHello{
 		Protocol: role.Protocol, Vm: f.life.cfg.VM, ActiveId: f.life.self.GetId(), StandbyId: f.to.GetId(),
 		Machine: &pb.MachineConfig{
 			Engine: cfg.Engine, MemoryBytes: cfg.MemoryBytes, Cpus: uint32(cfg.CPUs), Mac: cfg.MAC[:], Append: cfg.Append,
-			KernelBytes: uint64(len(cfg.Kernel)), InitrdBytes: uint64(len(cfg.Initrd)), CpuBaseline: cfg.CPUBaseline,
+			KernelBytes: uint64(len(cfg.Kernel)), InitrdBytes: uint64(len(cfg.Initrd)), CpuBaseline: cfg.CPUBaseline, Cpu: cpu,
 		},
 	}
 	if d := m.Disk(); d != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/understudy-ft/understudy/services/disk"
 	"github.com/understudy-ft/understudy/services/feed"
 	"github.com/understudy-ft/understudy/services/fence"
+	"github.com/understudy-ft/understudy/services/machine"
 )
 
 // Bounds of what an active may make a standby hold.
@@ -82,6 +83,9 @@ func (l *life) follow(s *feed.Standby, m *pb.MachineConfig) (*following, error) 
 		return nil, fmt.Errorf("machine has %d bytes of memory, this replica takes at most %d", m.GetMemoryBytes(), uint64(maxGuestMemory))
 	case m.GetKernelBytes() > maxBootImage || m.GetInitrdBytes() > maxBootImage:
 		return nil, fmt.Errorf("machine boots from images above %d bytes", maxBootImage)
+	}
+	if err := machine.CheckHost(m.GetEngine(), m.GetCpu()); err != nil {
+		return nil, fmt.Errorf("this host cannot shadow the guest: %w", err)
 	}
 	g := &Guest{
 		Engine: m.GetEngine(), MemoryBytes: m.GetMemoryBytes(), CPUs: int(m.GetCpus()), MAC: [6]byte(m.GetMac()), Append: m.GetAppend(),
@@ -185,6 +189,10 @@ func (f *following) stage() error {
 	ck, err := parseState(stage.State())
 	if err != nil {
 		return err
+	}
+	// A guest that rebooted may see more of its host's CPU than before.
+	if err := f.life.worker.machine.Load().CheckHost(ck.GetMachine()); err != nil {
+		return fmt.Errorf("this host cannot go on with the guest: %w", err)
 	}
 	// From the word that it is staged on, the active lets out what only the new
 	// state has: the image with the old one must not be booted from then.

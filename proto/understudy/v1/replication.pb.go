@@ -644,7 +644,11 @@ type MachineConfig struct {
 	KernelBytes uint64 `protobuf:"varint,8,opt,name=kernel_bytes,json=kernelBytes,proto3" json:"kernel_bytes,omitempty"`
 	InitrdBytes uint64 `protobuf:"varint,9,opt,name=initrd_bytes,json=initrdBytes,proto3" json:"initrd_bytes,omitempty"`
 	// CPU features that are hidden from the guest (engine kvm).
-	CpuBaseline   []string `protobuf:"bytes,10,rep,name=cpu_baseline,json=cpuBaseline,proto3" json:"cpu_baseline,omitempty"`
+	CpuBaseline []string `protobuf:"bytes,10,rep,name=cpu_baseline,json=cpuBaseline,proto3" json:"cpu_baseline,omitempty"`
+	// What the guest sees of its CPU, which the standby's host must be able to
+	// show (engine kvm: a KvmState with CPUID leaves and TSC frequency); empty: any
+	// host will do.
+	Cpu           []byte `protobuf:"bytes,11,opt,name=cpu,proto3" json:"cpu,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -745,6 +749,13 @@ func (x *MachineConfig) GetInitrdBytes() uint64 {
 func (x *MachineConfig) GetCpuBaseline() []string {
 	if x != nil {
 		return x.CpuBaseline
+	}
+	return nil
+}
+
+func (x *MachineConfig) GetCpu() []byte {
+	if x != nil {
+		return x.Cpu
 	}
 	return nil
 }
@@ -2106,7 +2117,7 @@ const file_understudy_v1_replication_proto_rawDesc = "" +
 	"\n" +
 	"disk_empty\x18\x01 \x01(\bR\tdiskEmpty\"%\n" +
 	"\vFeedRefusal\x12\x16\n" +
-	"\x06detail\x18\x01 \x01(\tR\x06detail\"\xb6\x02\n" +
+	"\x06detail\x18\x01 \x01(\tR\x06detail\"\xc8\x02\n" +
 	"\rMachineConfig\x12\x16\n" +
 	"\x06engine\x18\x01 \x01(\tR\x06engine\x12!\n" +
 	"\fmemory_bytes\x18\x02 \x01(\x04R\vmemoryBytes\x12\x12\n" +
@@ -2119,7 +2130,8 @@ const file_understudy_v1_replication_proto_rawDesc = "" +
 	"\fkernel_bytes\x18\b \x01(\x04R\vkernelBytes\x12!\n" +
 	"\finitrd_bytes\x18\t \x01(\x04R\vinitrdBytes\x12!\n" +
 	"\fcpu_baseline\x18\n" +
-	" \x03(\tR\vcpuBaseline\"\xb1\x01\n" +
+	" \x03(\tR\vcpuBaseline\x12\x10\n" +
+	"\x03cpu\x18\v \x01(\fR\x03cpu\"\xb1\x01\n" +
 	"\tBootImage\x124\n" +
 	"\x05image\x18\x01 \x01(\x0e2\x1e.understudy.v1.BootImage.ImageR\x05image\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x12\n" +
