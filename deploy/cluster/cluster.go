@@ -1,22 +1,25 @@
+// Package cluster runs a whole Understudy deployment as real processes on this
+// machine: arbiter, gateway and replicas, each with its own log file. The demo,
+// the end-to-end tests and the benchmarks share it.
 package cluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/understudy-ft/understudy/deploy/initrd"
+	"github.com/understudy-ft/understudy/deploy/load"
+	"github.com/understudy-ft/understudy/deploy/process"
+	"github.com/understudy-ft/understudy/deploy/watch"
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 	"github.com/understudy-ft/understudy/services/identity"
 )
@@ -59,6 +62,9 @@ type Config struct {
 	// LogLevel of the replicas and the arbiter; default info.
 	LogLevel string
 }
+
+// Process is one program of a cluster.
+type Process = process.Process
 
 // GuestIP is the guest's address in the gateway's network.
 const GuestIP = "192.168.127.2"
@@ -234,7 +240,7 @@ func (c *Cluster) StartSecondary(args ...string) (*Process, error) {
 
 // Restart starts a process that has ended again, with its old command line.
 func (c *Cluster) Restart(p *Process) (*Process, error) {
-	n, err := start(c.Dir, p.Name, p.cmd.Path, nil, p.cmd.Args[1:]...)
+	n, err := p.Again()
 	if err != nil {
 		return nil, err
 	}
@@ -259,7 +265,7 @@ func (c *Cluster) KillAll() {
 		_ = p.Signal(syscall.SIGKILL) // it may have ended before
 	}
 	for _, p := range c.started {
-		<-p.done
+		<-p.Done()
 	}
 }
 
@@ -298,7 +304,7 @@ func (c *Cluster) replicaNamed(name, bin string, args ...string) (*Process, erro
 }
 
 func (c *Cluster) run(name, bin string, args ...string) (*Process, error) {
-	p, err := start(c.Dir, name, filepath.Join(c.Bin, bin), nil, args...)
+	p, err := process.Start(c.Dir, name, filepath.Join(c.Bin, bin), args...)
 	if err == nil {
 		c.started = append(c.started, p)
 	}
@@ -321,50 +327,22 @@ func (c *Cluster) Close() {
 // Admin is the arbiter's Admin service.
 func (c *Cluster) Admin() pb.AdminClient { return pb.NewAdminClient(c.conn) }
 
-// Status asks the arbiter about the VM.
-func (c *Cluster) Status(ctx context.Context) (*pb.VMStatus, error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	return c.Admin().GetVM(ctx, &pb.GetVMRequest{Vm: c.VM})
-}
+// Watch is the VM as the arbiter knows it.
+func (c *Cluster) Watch() watch.VM { return watch.VM{Name: c.VM, Admin: c.Admin()} }
 
-// ErrEnded is returned by waits when a process of the cluster has ended that
-// was not to.
-var ErrEnded = errors.New("process ended")
+// Status asks the arbiter about the VM.
+func (c *Cluster) Status(ctx context.Context) (*pb.VMStatus, error) { return c.Watch().Status(ctx) }
 
 // Wait polls the VM's status until ok says so, ctx is done, or one of the
 // processes ends.
 func (c *Cluster) Wait(ctx context.Context, what string, ok func(*pb.VMStatus) bool, alive ...*Process) (*pb.VMStatus, error) {
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	var last *pb.VMStatus
-	for {
-		if s, err := c.Status(ctx); err == nil {
-			if last = s; ok(s) {
-				return s, nil
-			}
-		}
-		for _, p := range alive {
-			select {
-			case <-p.Done():
-				return last, fmt.Errorf("wait for %s: %s %w (%v):\n%s", what, p.Name, ErrEnded, p.Err(), p.LogTail(5))
-			default:
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return last, fmt.Errorf("wait for %s: %w (last: %s)", what, ctx.Err(), last.GetSummary())
-		case <-tick.C:
-		}
-	}
+	return c.Watch().Wait(ctx, what, ok, func() error { return process.Alive(alive...) })
 }
 
 // Protected waits for two copies under the arbiter's gate in a term above
 // after.
 func (c *Cluster) Protected(ctx context.Context, after uint64) (*pb.VMStatus, error) {
-	return c.Wait(ctx, "protection", func(s *pb.VMStatus) bool {
-		return s.GetRecord().GetMode() == pb.Mode_MODE_PROTECTED && s.GetRecord().GetTerm() > after
-	}, c.Arbiter, c.Gateway)
+	return c.Wait(ctx, "protection", watch.Protected(after), c.Arbiter, c.Gateway)
 }
 
 // Active is the process that holds the active role.
@@ -384,40 +362,7 @@ func (c *Cluster) Standby(s *pb.VMStatus) *Process {
 }
 
 // DialRedis waits until the guest's Redis answers through the gateway.
-func (c *Cluster) DialRedis(ctx context.Context) error {
-	for {
-		if err := ping(c.Redis); err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait for the guest's Redis at %s: %w", c.Redis, ctx.Err())
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
-}
-
-func ping(addr string) error {
-	conn, err := net.DialTimeout("tcp", addr, time.Second)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = conn.Close() }() // one question
-	if err := conn.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
-		return err
-	}
-	if _, err := io.WriteString(conn, "PING\r\n"); err != nil {
-		return err
-	}
-	b := make([]byte, 7)
-	if _, err := io.ReadFull(conn, b); err != nil {
-		return err
-	}
-	if string(b) != "+PONG\r\n" {
-		return fmt.Errorf("answered %q", b)
-	}
-	return nil
-}
+func (c *Cluster) DialRedis(ctx context.Context) error { return load.Await(ctx, c.Redis) }
 
 // FreeAddress returns a loopback address that nobody listens on.
 func FreeAddress() (string, error) {

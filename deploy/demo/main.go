@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/understudy-ft/understudy/deploy/cluster"
+	"github.com/understudy-ft/understudy/deploy/story"
 	"github.com/understudy-ft/understudy/services/cli"
 )
 
@@ -31,47 +31,9 @@ func main() {
 		}
 		s := &show{
 			cluster: cluster.Config{Bin: *bin, Guest: *guest, Dir: *dir, Memory: *memory},
-			writers: *writers, readers: *readers, calm: *calm, stay: *stay, began: time.Now(),
+			writers: *writers, readers: *readers, calm: *calm, stay: *stay, out: os.Stdout,
 		}
 		result, err := s.run(ctx)
-		if err != nil {
-			result.Ok, result.Error = false, err.Error()
-		}
-		line, e := json.Marshal(result)
-		if e != nil {
-			return e
-		}
-		fmt.Println(string(line))
-		if err == nil && !result.Ok {
-			err = fmt.Errorf("the promise was not kept: %s", result.Problem)
-		}
-		return err
+		return story.Conclude(os.Stdout, result, err)
 	})
-}
-
-// result is the last line of the show.
-type result struct {
-	Ok                bool    `json:"ok"`
-	Acked             int64   `json:"acked"`
-	Reads             int64   `json:"reads"`
-	Lost              int64   `json:"lost"`
-	Wrong             int64   `json:"wrong"`
-	Connections       int     `json:"connections"`
-	ConnectionsLost   int     `json:"connections_lost"`
-	FailoverGapMs     []int64 `json:"failover_gap_ms"`
-	Resyncs           uint64  `json:"resyncs"`
-	ResyncPauseP50Ms  float64 `json:"resync_pause_ms_p50"`
-	ResyncPauseP99Ms  float64 `json:"resync_pause_ms_p99"`
-	PagesSent         uint64  `json:"pages_sent"`
-	PagesCompared     uint64  `json:"pages_compared"`
-	ProtectedAfterMs  []int64 `json:"protected_after_ms"`
-	OutputsReleased   uint64  `json:"outputs_released"`
-	FailoversObserved uint64  `json:"failovers"`
-	Problem           string  `json:"problem,omitempty"`
-	Error             string  `json:"error,omitempty"`
-}
-
-// say prints a line of the timeline.
-func (s *show) say(format string, args ...any) {
-	fmt.Fprintf(os.Stdout, "%8.2f s  %s\n", time.Since(s.began).Seconds(), fmt.Sprintf(format, args...))
 }

@@ -37,6 +37,46 @@ func dial(addr string) (*conn, error) {
 	return &conn{Conn: c, r: bufio.NewReader(c)}, nil
 }
 
+// Await waits until a Redis server answers at addr.
+func Await(ctx context.Context, addr string) error {
+	for {
+		err := ping(addr)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the guest's Redis at %s: %w (last: %w)", addr, ctx.Err(), err)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// pingTimeout bounds one question whether a server answers.
+const pingTimeout = 2 * time.Second
+
+func ping(addr string) error {
+	c, err := net.DialTimeout("tcp", addr, pingTimeout)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }() // one question
+	if err := c.SetDeadline(time.Now().Add(pingTimeout)); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(c, "PING\r\n"); err != nil {
+		return err
+	}
+	b := make([]byte, len("+PONG\r\n"))
+	if _, err := io.ReadFull(c, b); err != nil {
+		return err
+	}
+	if string(b) != "+PONG\r\n" {
+		return fmt.Errorf("answered %q", b)
+	}
+	return nil
+}
+
 // do sends a command and returns its reply as text; ok is false for nil.
 func (c *conn) do(args ...string) (reply string, ok bool, err error) {
 	b := appendCommand(c.buf[:0], args...)

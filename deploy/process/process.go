@@ -1,7 +1,6 @@
-// Package cluster runs a whole Understudy deployment as real processes on this
-// machine: arbiter, gateway and replicas, each with its own log file. The demo,
-// the end-to-end tests and the benchmarks share it.
-package cluster
+// Package process runs programs with a log file each, which end with whoever
+// started them at the latest.
+package process
 
 import (
 	"errors"
@@ -15,7 +14,7 @@ import (
 	"time"
 )
 
-// Process is one program of a cluster.
+// Process is a program that was started.
 type Process struct {
 	Name string
 	cmd  *exec.Cmd
@@ -37,17 +36,19 @@ func init() {
 	}()
 }
 
-// start runs bin with args, its output appended to name.log in dir.
-func start(dir, name, bin string, env []string, args ...string) (*Process, error) {
+// Start runs bin with args, its output appended to name.log in dir.
+func Start(dir, name, bin string, args ...string) (*Process, error) {
 	log, err := os.OpenFile(filepath.Join(dir, name+".log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return nil, err
 	}
 	p := &Process{Name: name, log: log, done: make(chan struct{})}
 	p.cmd = exec.Command(bin, args...)
-	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	// A session of its own: Ctrl-C does not reach it, and the kernel's scheduler,
+	// which shares the CPUs out by sessions (sched_autogroup), treats it like a
+	// host of its own.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true}
 	started := make(chan error)
 	starter <- func() { started <- p.cmd.Start() }
 	if err := <-started; err != nil {
@@ -99,12 +100,38 @@ func (p *Process) Stop(grace time.Duration) error {
 	}
 }
 
-// LogTail returns the last lines of the process's log.
-func (p *Process) LogTail(lines int) string {
+// Again starts a process that has ended again, with its old command line and
+// log file.
+func (p *Process) Again() (*Process, error) {
+	return Start(filepath.Dir(p.log.Name()), p.Name, p.cmd.Path, p.cmd.Args[1:]...)
+}
+
+// Log returns what the process has written so far.
+func (p *Process) Log() string {
 	b, err := os.ReadFile(p.log.Name())
 	if err != nil {
 		return err.Error()
 	}
-	all := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
+	return string(b)
+}
+
+// LogTail returns the last lines of the process's log.
+func (p *Process) LogTail(lines int) string {
+	all := strings.Split(strings.TrimRight(p.Log(), "\n"), "\n")
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// ErrEnded is wrapped by Alive's error.
+var ErrEnded = errors.New("process ended")
+
+// Alive returns an error that says how if one of the processes has ended.
+func Alive(processes ...*Process) error {
+	for _, p := range processes {
+		select {
+		case <-p.Done():
+			return fmt.Errorf("%s: %w (%v):\n%s", p.Name, ErrEnded, p.Err(), p.LogTail(5))
+		default:
+		}
+	}
+	return nil
 }
