@@ -39,7 +39,7 @@ var arches = []arch{
 		kernelPackage: "linux-image-cloud-amd64", kernelFile: "vmlinuz-", output: "bzImage",
 		modules:     []string{"virtio_mmio", "virtio_net", "virtio_blk", "virtio_rng", "virtio_console"},
 		diskModules: []string{"ext4"},
-		hostModules: []string{"kvm_amd", "virtio_pci", "virtio_net"},
+		hostModules: []string{"kvm_amd", "virtio_net", "tun", "bridge"},
 		cmdline:     "console=ttyS0 quiet panic=-1",
 	},
 }
