@@ -3,6 +3,7 @@ package machine
 import (
 	"bytes"
 	"encoding/binary"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
@@ -51,6 +52,7 @@ func FuzzDevices(f *testing.F) {
 	const (
 		write, read, poke, input, trip, reset, wild = 0, 1, 2, 3, 4, 5, 6
 	)
+	chance := rand.NewChaCha8([32]byte{1})
 	for machine := range byte(2) {
 		script := []byte{machine}
 		for device := range byte(7) {
@@ -63,6 +65,12 @@ func FuzzDevices(f *testing.F) {
 			}
 		}
 		f.Add(script)
+		for range 100 {
+			random := make([]byte, 1+300*stepLen)
+			chance.Read(random)
+			random[0] = machine
+			f.Add(random)
+		}
 	}
 	path := filepath.Join(f.TempDir(), "disk.img")
 	if err := os.WriteFile(path, make([]byte, 16*512), 0o600); err != nil {

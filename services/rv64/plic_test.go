@@ -1,11 +1,20 @@
 package rv64
 
-import "testing"
+import (
+	"math/rand/v2"
+	"testing"
+)
 
 // FuzzPLIC: no access, of any place and size, does more than the registers say;
 // an interrupt is claimed once until it is completed.
 func FuzzPLIC(f *testing.F) {
 	f.Add([]byte{0, 4, 1, 1, 0, 0, 2, 0x20, 0x80, 0, 2, 7, 0, 4, 0x20})
+	chance := rand.NewChaCha8([32]byte{1})
+	for range 100 {
+		random := make([]byte, 3000)
+		chance.Read(random)
+		f.Add(random)
+	}
 	f.Fuzz(func(t *testing.T, script []byte) {
 		var line [2]bool
 		p := newPLIC(2, func(hart int, level bool) { line[hart] = level })
