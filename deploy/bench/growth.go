@@ -194,6 +194,9 @@ func (b *bench) growDistance(ctx context.Context) error {
 	rates := b.report.curve("growth-distance-throughput", "round-trip time between hosts, ms", "requests/s", false)
 	var errs []error
 	for _, rtt := range distances {
+		if ctx.Err() != nil {
+			break
+		}
 		if err := b.atDistance(ctx, rtt, waits, rates); err != nil {
 			errs = append(errs, fmt.Errorf("%v: %w", rtt, err))
 		}
@@ -239,7 +242,10 @@ func (b *bench) atDistance(ctx context.Context, rtt time.Duration, waits, rates 
 	if _, err := c.StartSecondary("--trace", traces[1], "--listen", feedAt, "--advertise", toStandby.addr()); err != nil {
 		return err
 	}
-	if err := errors.Join(serves(ctx, c), protectedNow(ctx, c)); err != nil {
+	if err := serves(ctx, c); err != nil {
+		return err
+	}
+	if err := protectedNow(ctx, c); err != nil {
 		return err
 	}
 	w, err := watchFrom(ctx, c)
@@ -278,6 +284,9 @@ func (b *bench) growVMs(ctx context.Context) error {
 	wait := b.report.curve("growth-vms-decision", "VMs of one arbiter, 200 outputs/s each", "ms", true)
 	var errs []error
 	for _, n := range []int{1, 10, 100, 250, 500, 1000, 2000} {
+		if ctx.Err() != nil {
+			break
+		}
 		r, err := b.manyVMs(ctx, n)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%d VMs: %w", n, err))

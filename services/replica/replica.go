@@ -135,11 +135,11 @@ func (l *life) loop(ctx context.Context) {
 		}
 		batch = l.box.take(batch)
 		now := fence.Now()
-		l.trace.begin(now)
 		for i := range batch {
 			switch e := &batch[i]; e.kind {
 			case guestSent:
 				l.core.Output(now, e.frame)
+				l.trace.made(now, l.core.Epoch(), l.core.NewestOutput())
 			case heard:
 				l.core.Input(now, e.frame)
 			default:

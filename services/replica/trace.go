@@ -18,27 +18,42 @@ import (
 //	output TIME EPOCH ID KIND FLOW END ACK
 //	release TIME EPOCH ID
 //
-// The time of an output is when the loop took up the frame, before its digest
-// was made; that of a release, when the frame had been given to the emitter.
-// A nil trace does nothing. It is the loop's.
+// The time of an output is when the loop took up the batch with its frame, before
+// its digest was made; that of a release, when the frame had been given to the
+// emitter. A nil trace does nothing. It is the loop's.
 type trace struct {
 	w     io.Writer
 	log   hclog.Logger
-	began time.Duration
 	lines []byte
+	// taken is by the number of an output of the epoch that was not reported;
+	// newest is the last number.
+	taken         map[uint64]time.Duration
+	epoch, newest uint64
 }
+
+// maxTaken bounds what is remembered of outputs that nobody asks to report, as
+// those of a replica alone.
+const maxTaken = 1 << 16
 
 func newTrace(w io.Writer, log hclog.Logger) *trace {
 	if w == nil {
 		return nil
 	}
-	return &trace{w: w, log: log}
+	return &trace{w: w, log: log, taken: map[uint64]time.Duration{}}
 }
 
-// begin notes when a batch of events was taken up.
-func (t *trace) begin(now time.Duration) {
-	if t != nil {
-		t.began = now
+// made notes when the guest's newest output was taken up. A frame that became no
+// output of its own changes nothing.
+func (t *trace) made(now time.Duration, epoch, newest uint64) {
+	if t == nil {
+		return
+	}
+	if epoch != t.epoch || len(t.taken) >= maxTaken {
+		clear(t.taken)
+	}
+	if epoch != t.epoch || newest != t.newest {
+		t.epoch, t.newest = epoch, newest
+		t.taken[newest] = now
 	}
 }
 
@@ -56,7 +71,12 @@ func (t *trace) reported(m *pb.Outputs) {
 		return
 	}
 	for _, o := range m.GetOutputs() {
-		t.line("output", uint64(t.began), m.GetEpoch(), o.GetId(), uint64(o.GetKind()), o.GetFlow(), o.GetEnd(), o.GetAck())
+		at, ok := t.taken[o.GetId()]
+		if !ok {
+			continue // a guest's event, or made before the trace forgot
+		}
+		delete(t.taken, o.GetId())
+		t.line("output", uint64(at), m.GetEpoch(), o.GetId(), uint64(o.GetKind()), o.GetFlow(), o.GetEnd(), o.GetAck())
 	}
 }
 

@@ -249,6 +249,9 @@ func (c *Core) Flush(now time.Duration) {
 // InputRoom says that the guest has room for inputs again.
 func (c *Core) InputRoom(time.Duration) { c.pump() }
 
+// NewestOutput is the number of the newest output of the epoch; 0: none.
+func (c *Core) NewestOutput() uint64 { return c.out.last }
+
 // InputBacklog is the number of inputs that wait for the guest; the owner
 // slows its sources down where it grows.
 func (c *Core) InputBacklog() int { return c.in.waiting() }
