@@ -162,6 +162,11 @@ func pictures(ctx context.Context, t *testing.T, b *browser, site, vm string) {
 			t.Errorf("%s is %d pixels wide in a window of %d", p.name, wide, p.width)
 		}
 	}
+	// The one that README.md shows: docs/status-page.png is a copy of it.
+	b.look(1200, 820, "light")
+	b.open(ctx, site+"/")
+	b.until(ctx, "charts", `document.querySelector("[data-chart=outputs] path.l0")?.getAttribute("d")`)
+	b.shoot(shots, "readme", false)
 	path, err := filepath.Abs(shots)
 	if err != nil {
 		t.Fatal(err)
