@@ -50,7 +50,7 @@ lint: tools ## formatting, vet, staticcheck, buf lint, generated code is current
 PLAIN := services/(rv64|machine|sim|kvm|vmm)|deploy/(guest|compose)
 WHOLE := deploy/(e2e|lab)
 
-race: guest ## unit tests, under the race detector where it helps
+race: build guest ## unit tests, under the race detector where it helps
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m $$($(GO) list $(PACKAGES) | grep -vE '$(PLAIN)|$(WHOLE)')
 	SEEDS=2000 $(GO) test -timeout 15m $$($(GO) list $(PACKAGES) | grep -E '$(PLAIN)')
 
