@@ -58,7 +58,7 @@ SEEDS ?= 20000
 soak: ## many seeds of the simulation: make soak SEEDS=100000
 	SEEDS=$(SEEDS) $(GO) test -count=1 -timeout 0 -v ./services/sim
 
-e2e: build guest ## real processes, a real guest, real kills
+e2e: build guest bin/etcd ## real processes, a real guest, real kills
 	$(GO) test -count=1 -timeout 20m -v ./deploy/e2e/...
 
 guest-x86: ## a Debian amd64 guest with Redis into build/guest/x86

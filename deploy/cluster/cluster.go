@@ -40,6 +40,9 @@ type Config struct {
 	// Certs is a directory that the certs tool has made, with a certificate for
 	// VM; empty: plain text.
 	Certs string
+	// OwnEtcd runs an etcd of its own, which outlives the arbiter; without it the
+	// arbiter's embedded one is used.
+	OwnEtcd bool
 	// ArbiterArgs are added to the arbiter's arguments.
 	ArbiterArgs []string
 	// HeartbeatTimeout is how long a process may be silent before the others
@@ -73,9 +76,12 @@ const GuestIP = "192.168.127.2"
 type Cluster struct {
 	Config
 	Arbiter, Gateway *Process
+	Etcd             *Process // nil: the arbiter's own
 	Replicas         []*Process
 
 	GRPC, HTTP, Redis string
+	// EtcdAt is where etcd is, if it is one of its own.
+	EtcdAt string
 
 	socket  string
 	initrd  string
@@ -106,6 +112,9 @@ func Start(cfg Config) (*Cluster, error) {
 			return nil, fmt.Errorf("binaries are missing, run `make build`: %w", err)
 		}
 	}
+	if _, err := os.Stat(filepath.Join(cfg.Bin, "etcd")); cfg.OwnEtcd && err != nil {
+		return nil, fmt.Errorf("etcd is missing, run `make bin/etcd`: %w", err)
+	}
 	for _, f := range []string{"Image", "initrd"} {
 		if _, err := os.Stat(filepath.Join(cfg.Guest, f)); err != nil {
 			return nil, fmt.Errorf("guest image is missing, run `make guest`: %w", err)
@@ -129,11 +138,12 @@ func Start(cfg Config) (*Cluster, error) {
 
 // start starts what a cluster has without replicas.
 func (c *Cluster) start() (err error) {
-	addrs, err := freeAddresses(3 + len(c.Ports))
+	addrs, err := freeAddresses(5 + len(c.Ports))
 	if err != nil {
 		return err
 	}
 	c.GRPC, c.HTTP, c.Redis = addrs[0], addrs[1], addrs[2]
+	c.EtcdAt = addrs[3]
 	c.socket = filepath.Join(c.Dir, "gateway.sock")
 	c.initrd = filepath.Join(c.Guest, "initrd")
 	if len(c.Add) > 0 {
@@ -147,11 +157,19 @@ func (c *Cluster) start() (err error) {
 	c.forward = map[string]string{}
 	for i, port := range c.Ports {
 		network, number, _ := strings.Cut(port, ":")
-		c.forward[port] = addrs[3+i]
-		gateway = append(gateway, "--forward", network+":"+addrs[3+i]+"="+GuestIP+":"+number)
+		c.forward[port] = addrs[5+i]
+		gateway = append(gateway, "--forward", network+":"+addrs[5+i]+"="+GuestIP+":"+number)
 	}
 	if c.Gateway, err = c.run("gateway", "gateway", gateway...); err != nil || c.NoArbiter {
 		return err
+	}
+	if c.OwnEtcd {
+		peer := "http://" + addrs[4]
+		if c.Etcd, err = c.run("etcd", "etcd", "--data-dir", filepath.Join(c.Dir, "etcd"), "--log-level", "warn",
+			"--listen-client-urls", "http://"+c.EtcdAt, "--advertise-client-urls", "http://"+c.EtcdAt,
+			"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default="+peer); err != nil {
+			return err
+		}
 	}
 	if err := c.StartArbiter(); err != nil {
 		return err
@@ -189,8 +207,13 @@ func (c *Cluster) tlsArgs(party string) []string {
 
 // StartArbiter starts the arbiter, or starts it again on its data.
 func (c *Cluster) StartArbiter() (err error) {
-	args := append([]string{"--listen", c.GRPC, "--http", c.HTTP, "--data-dir", filepath.Join(c.Dir, "etcd"),
-		"--log-level", c.LogLevel}, c.ArbiterArgs...)
+	args := []string{"--listen", c.GRPC, "--http", c.HTTP, "--log-level", c.LogLevel}
+	if c.OwnEtcd {
+		args = append(args, "--etcd", c.EtcdAt)
+	} else {
+		args = append(args, "--data-dir", filepath.Join(c.Dir, "etcd"))
+	}
+	args = append(args, c.ArbiterArgs...)
 	args = append(args, c.patience()...)
 	c.Arbiter, err = c.run("arbiter", "arbiter", append(args, c.tlsArgs("arbiter")...)...)
 	return err
