@@ -7,8 +7,8 @@ import (
 )
 
 // caughtBy is a seed that is known to catch a mutation that few seeds do.
-var caughtBy = map[Mutation]uint64{NoLeaseConditions: 24, NoRevisions: 9, EternalLease: 73, StageInPlace: 58, ClaimOwned: 220,
-	NoParking: 109, NoEpochs: 89}
+var caughtBy = map[Mutation]uint64{NoRevisions: 9, StaleFlows: 29, ClaimOwned: 81, EternalLease: 121, StageInPlace: 132,
+	NoEpochs: 160, NoLeaseConditions: 341}
 
 // mutationSeeds bounds the seeds within which each mutation must be caught.
 const mutationSeeds = 1000
