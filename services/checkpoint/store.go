@@ -26,23 +26,31 @@ type store struct {
 type slabs struct{ free [][]byte }
 
 const (
-	// slabSize is the size of a slab in bytes: that of the largest message.
+	// slabSize is the size of most slabs in bytes: that of the largest message.
 	slabSize = maxItems * BlockSize
 	// slabsKept bounds what is kept between two stages, for 64 MiB.
 	slabsKept = 64
 )
 
-func (s *slabs) take() []byte {
-	last := len(s.free) - 1
-	if last < 0 {
-		return make([]byte, 0, slabSize)
+// take returns an empty slab with room for n bytes; the first of a stage may be
+// a small one, because most stages are.
+func (s *slabs) take(n int, first bool) []byte {
+	if last := len(s.free) - 1; last >= 0 && cap(s.free[last]) >= n {
+		b := s.free[last]
+		s.free = s.free[:last]
+		return b
 	}
-	b := s.free[last]
-	s.free = s.free[:last]
-	return b
+	if first {
+		return make([]byte, 0, max(n, slabSize/8))
+	}
+	return make([]byte, 0, slabSize)
 }
 
+// give takes back what a stage has used; of a large one only the large slabs.
 func (s *slabs) give(filled [][]byte) {
+	if len(filled) > 1 && cap(filled[0]) < slabSize {
+		filled = filled[1:]
+	}
 	for _, b := range filled[:min(len(filled), slabsKept-len(s.free))] {
 		s.free = append(s.free, b[:0])
 	}
@@ -67,7 +75,7 @@ func newStore(spillAbove int64, dir string, room uint64, from *slabs) *store {
 // their data, at most slabSize bytes.
 func (s *store) put(k kind, numbers []uint64, zero []bool, data []byte) error {
 	if uint64(len(numbers)) > s.room {
-		return violation("more items staged than twice what the guest has")
+		return violation("more items staged than a checkpoint may bring")
 	}
 	s.room -= uint64(len(numbers))
 	p := part{kind: k, numbers: numbers, zero: zero, size: len(data)}
@@ -88,8 +96,8 @@ func (s *store) put(k kind, numbers []uint64, zero []bool, data []byte) error {
 // keep copies data into a slab.
 func (s *store) keep(data []byte) []byte {
 	last := len(s.filled) - 1
-	if last < 0 || len(s.filled[last])+len(data) > slabSize {
-		s.filled = append(s.filled, s.slabs.take())
+	if last < 0 || len(s.filled[last])+len(data) > cap(s.filled[last]) {
+		s.filled = append(s.filled, s.slabs.take(len(data), last < 0))
 		last++
 	}
 	b := append(s.filled[last], data...)

@@ -126,3 +126,16 @@ func TestBulkAllocations(t *testing.T) {
 		t.Errorf("%v allocations for a message of %d pages at both ends", allocs, pages)
 	}
 }
+
+// TestBulkOverhead bounds what a page costs on the wire beside its bytes.
+func TestBulkOverhead(t *testing.T) {
+	const pages = 240
+	p := &pb.CheckpointPages{Epoch: 1 << 30, Data: make([]byte, pages*4096)}
+	for n := range uint64(pages) {
+		p.Numbers = append(p.Numbers, 1<<20-n) // of a guest with 4 GiB
+	}
+	m := &pb.FromActive{Term: 1 << 30, Body: &pb.FromActive_Pages{Pages: p}}
+	if over := len(mustEncode(t, m)) - len(p.Data); over > 4*pages+64 {
+		t.Errorf("%d bytes beside the data of %d pages", over, pages)
+	}
+}

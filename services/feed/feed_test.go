@@ -353,7 +353,10 @@ func TestStandbyEndsAFeedThatBreaksTheProtocol(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			noLeaks(t)
 			cfg := testConfig()
-			cfg.DialTimeout = 50 * time.Millisecond
+			cfg.DialTimeout = patience
+			if len(messages) == 0 {
+				cfg.DialTimeout = 2 * time.Second // also of the connection, on a busy machine
+			}
 			s := serve(t, cfg)
 			c := rawFeed(t, s.addr)
 			for _, m := range messages {

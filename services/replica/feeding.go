@@ -15,6 +15,7 @@ import (
 	"github.com/understudy-ft/understudy/services/feed"
 	"github.com/understudy-ft/understudy/services/fence"
 	"github.com/understudy-ft/understudy/services/identity"
+	"github.com/understudy-ft/understudy/services/machine"
 	"github.com/understudy-ft/understudy/services/role"
 )
 
@@ -93,9 +94,9 @@ func (f *feeding) failed(err error) {
 // open dials the standby, sends what it boots from, and then carries the
 // loop's messages until the feed ends.
 func (f *feeding) open() {
-	m := f.life.worker.machine.Load()
-	if m == nil {
-		f.failed(errors.New("there is no machine to copy"))
+	m, err := f.machine()
+	if err != nil {
+		f.failed(err)
 		return
 	}
 	cfg := m.Config()
@@ -136,6 +137,24 @@ func (f *feeding) open() {
 	}
 	f.post(func(l *life) { l.core.FeedUp(fence.Now()) })
 	f.carry()
+}
+
+// machine waits for a machine that is being built: a spare may be there before
+// the guest has begun to boot.
+func (f *feeding) machine() (*machine.Machine, error) {
+	for deadline := time.Now().Add(dialPatience); ; {
+		if m := f.life.worker.machine.Load(); m != nil {
+			return m, nil
+		}
+		if time.Now().After(deadline) {
+			return nil, errors.New("there is no machine to copy")
+		}
+		select {
+		case <-f.ctx.Done():
+			return nil, context.Cause(f.ctx)
+		case <-time.After(dialRetry):
+		}
+	}
 }
 
 func (f *feeding) dial(hello *pb.FeedHello) (*feed.Active, error) {
