@@ -94,7 +94,7 @@ compose-test: ## lose each part of the Docker deployment under load; skipped wit
 	trap 'docker image rm $$(docker image ls --format "{{.Repository}}:{{.Tag}}" --filter reference="understudy/*:$$IMAGE_TAG") >/dev/null' EXIT; \
 	$(MAKE) --no-print-directory images && COMPOSE_TEST=1 $(GO) test -count=1 -timeout 40m -v ./deploy/compose/
 
-test: lint race e2e lab-test ## everything
+test: lint race e2e lab-test compose-test ## everything
 
 bench: build guest ## measurements into docs/bench: make bench BENCH='--part loads --rounds 5'
 	$(GO) run ./deploy/bench --ledger docs/bench/ledger.md --plots docs/bench $(BENCH)
