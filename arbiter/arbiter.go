@@ -18,6 +18,7 @@ import (
 	"github.com/understudy-ft/understudy/services/fence"
 	"github.com/understudy-ft/understudy/services/identity"
 
+	"github.com/understudy-ft/understudy/arbiter/internal/admin"
 	"github.com/understudy-ft/understudy/arbiter/internal/api"
 	"github.com/understudy-ft/understudy/arbiter/internal/etcd"
 	"github.com/understudy-ft/understudy/arbiter/internal/events"
@@ -113,8 +114,15 @@ func (a *arbiter) start(ctx context.Context, o *options) (err error) {
 	a.vms = sessions.New(config)
 	leaseLeft := func() time.Duration { return a.lease.ValidUntil() - fence.Now() }
 	metrics = web.NewMetrics(a.vms, cli.Version(), leaseLeft)
+	logs := &admin.Tail{}
+	if l, ok := log.(hclog.InterceptLogger); ok {
+		l.RegisterSink(hclog.NewSinkAdapter(&hclog.LoggerOptions{Name: log.Name(), Level: hclog.Info, Output: logs}))
+	}
 	a.grpc = api.New(api.Config{
-		VMs: a.vms, Events: a.ring, ArbiterID: id, Version: cli.Version(),
+		Admin: admin.New(admin.Config{
+			VMs: a.vms, Events: a.ring, ArbiterID: id, Version: cli.Version(), Ready: a.ready, Metrics: metrics.Handler(), Logs: logs, Log: log,
+		}),
+		VMs: a.vms, ArbiterID: id, Version: cli.Version(),
 		LeaseTTL: o.leaseTTL, LeaseMargin: o.leaseMargin, Identity: a.identity, OpenReads: o.openReads,
 		Endpoints: a.endpoints(o), Ready: func() bool { return a.ready() == nil }, Log: log,
 	})

@@ -44,7 +44,7 @@ func launch(t testing.TB, args ...string) *running {
 	if err := o.check(); err != nil {
 		t.Fatal(err)
 	}
-	log := hclog.New(&hclog.LoggerOptions{Name: "arbiter", Level: hclog.LevelFromString(os.Getenv("TEST_LOG")), Output: os.Stderr})
+	log := hclog.NewInterceptLogger(&hclog.LoggerOptions{Name: "arbiter", Level: hclog.LevelFromString(os.Getenv("TEST_LOG")), Output: os.Stderr})
 	if os.Getenv("TEST_LOG") == "" {
 		log.SetLevel(hclog.Error)
 	}

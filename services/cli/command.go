@@ -123,9 +123,10 @@ func (c *Command) Parse(args []string, lookup func(string) (string, bool)) error
 
 func hasEnv(flagName string) bool { return flagName != "version" && flagName != "check" }
 
-// Logger returns the logger that the parsed flags ask for.
+// Logger returns the logger that the parsed flags ask for. It is an
+// InterceptLogger, to which more sinks may be added.
 func (c *Command) Logger(w io.Writer) hclog.Logger {
-	return hclog.New(&hclog.LoggerOptions{
+	return hclog.NewInterceptLogger(&hclog.LoggerOptions{
 		Name:       c.Name(),
 		Level:      hclog.LevelFromString(c.logLevel),
 		Output:     w,

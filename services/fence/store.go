@@ -140,6 +140,23 @@ func (s *Store) List(ctx context.Context) ([]View, error) {
 	return all, nil
 }
 
+// Arbiters returns the arbiters that hold a lease, by ID, without their pages.
+func (s *Store) Arbiters(ctx context.Context) ([]Owner, error) {
+	var r *clientv3.GetResponse
+	err := repeat(ctx, func(ctx context.Context) (err error) {
+		r, err = s.client.Get(ctx, ArbiterKey(""), clientv3.WithPrefix(), clientv3.WithLimit(1000))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list arbiters in etcd: %w", Plain(err))
+	}
+	var all []Owner
+	for _, kv := range r.Kvs { // in the order of keys
+		all = append(all, Owner{ID: strings.TrimPrefix(string(kv.Key), ArbiterKey("")), Address: string(kv.Value), Lease: kv.Lease})
+	}
+	return all, nil
+}
+
 // apply takes one key into the view, or with gone, out of it.
 func (v *View) apply(key string, value []byte, revision, lease int64, gone bool) error {
 	_, rest, ok := splitVMKey(key)

@@ -17,6 +17,7 @@ import (
 	"github.com/understudy-ft/understudy/services/fence"
 	"github.com/understudy-ft/understudy/services/session"
 
+	"github.com/understudy-ft/understudy/arbiter/internal/admin"
 	"github.com/understudy-ft/understudy/arbiter/internal/events"
 	"github.com/understudy-ft/understudy/arbiter/internal/sessions"
 )
@@ -116,15 +117,16 @@ func unowning(f *testing.F) *sessions.Registry {
 // of Arbiter: there is an answer or an error in time, and nothing comes to be.
 func FuzzUnary(f *testing.F) {
 	vms := unowning(f)
-	cfg := Config{VMs: vms, Events: events.New(10), Log: hclog.NewNullLogger(),
+	cfg := Config{VMs: vms, Log: hclog.NewNullLogger(),
 		Endpoints: func(net.Addr, net.Addr) ([]string, error) { return []string{"http://127.0.0.1:1"}, nil }}
+	operators := admin.New(admin.Config{VMs: vms, Events: events.New(10), ArbiterID: "A", Ready: func() error { return nil }, Log: hclog.NewNullLogger()})
 	type method struct {
 		grpc.MethodDesc
 		on any
 	}
 	var methods []method
 	for _, m := range pb.Admin_ServiceDesc.Methods {
-		methods = append(methods, method{m, &admin{cfg: cfg}})
+		methods = append(methods, method{m, operators})
 	}
 	for _, m := range pb.Arbiter_ServiceDesc.Methods {
 		methods = append(methods, method{m, &arbiter{cfg: cfg}})

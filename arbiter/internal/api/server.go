@@ -19,7 +19,6 @@ import (
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 	"github.com/understudy-ft/understudy/services/identity"
 
-	"github.com/understudy-ft/understudy/arbiter/internal/events"
 	"github.com/understudy-ft/understudy/arbiter/internal/sessions"
 )
 
@@ -28,8 +27,7 @@ const MaxMessage = 4 << 20
 
 // Config is what the services work on.
 type Config struct {
-	VMs    *sessions.Registry
-	Events *events.Log
+	VMs *sessions.Registry
 	// ArbiterID and Version are told to replicas.
 	ArbiterID, Version string
 	// LeaseTTL and LeaseMargin are how replicas hold their leases.
@@ -39,6 +37,8 @@ type Config struct {
 	Endpoints func(local, remote net.Addr) ([]string, error)
 	// Ready tells whether this arbiter can own VMs.
 	Ready func() bool
+	// Admin serves operators.
+	Admin pb.AdminServer
 	// Identity is the arbiter's certificate; nil: plain text, and no roles.
 	Identity *identity.Source
 	// OpenReads lets not only operators read through Admin.
@@ -67,7 +67,7 @@ func New(cfg Config) *Server {
 	)...)
 	s := &Server{Server: g, health: health.NewServer(), ready: cfg.Ready}
 	pb.RegisterArbiterServer(g, &arbiter{cfg: cfg})
-	pb.RegisterAdminServer(g, &admin{cfg: cfg})
+	pb.RegisterAdminServer(g, cfg.Admin)
 	healthpb.RegisterHealthServer(g, &freshHealth{HealthServer: s.health, refresh: s.refreshHealth})
 	reflection.Register(g)
 	s.refreshHealth()
@@ -90,7 +90,11 @@ func callers(openReads bool) identity.Rules {
 		reflectionalpha.ServerReflection_ServiceDesc.ServiceName: identity.Anyone,
 	}
 	if openReads {
-		for _, read := range []string{pb.Admin_ListVMs_FullMethodName, pb.Admin_GetVM_FullMethodName, pb.Admin_WatchEvents_FullMethodName} {
+		for _, read := range []string{
+			pb.Admin_ListVMs_FullMethodName, pb.Admin_GetVM_FullMethodName, pb.Admin_WatchEvents_FullMethodName,
+			pb.Admin_ListReplicas_FullMethodName, pb.Admin_GetReplica_FullMethodName,
+			pb.Admin_ListArbiters_FullMethodName, pb.Admin_GetArbiter_FullMethodName,
+		} {
 			rules[read] = identity.Anyone
 		}
 	}

@@ -36,11 +36,23 @@ import (
 var (
 	// ErrNoVM says that no VM of this name is known.
 	ErrNoVM = errors.New("no such VM")
-	// ErrElsewhere is wrapped where another arbiter owns the VM.
-	ErrElsewhere = errors.New("owned by another arbiter")
 	// ErrGone says that the VM was given up meanwhile.
 	ErrGone = errors.New("this arbiter has given the VM up")
 )
+
+// ElsewhereError says that the VM does not run here.
+type ElsewhereError struct {
+	VM string
+	// Owner is the arbiter that owns it; nil for none.
+	Owner *pb.ArbiterRef
+}
+
+func (e *ElsewhereError) Error() string {
+	if e.Owner == nil {
+		return fmt.Sprintf("no arbiter owns VM %s now: none of its replicas is attached to one", e.VM)
+	}
+	return fmt.Sprintf("VM %s is owned by arbiter %s at %s", e.VM, e.Owner.Id, e.Owner.Address)
+}
 
 // Holder tells the arbiter's own lease. *fence.Lease is one.
 type Holder interface{ Grant() fence.Grant }
@@ -222,6 +234,48 @@ func (r *Registry) All(ctx context.Context) ([]*pb.VMStatus, error) {
 	return out, err
 }
 
+// Here returns the status of a VM that runs here, nil for one that does not or
+// does not answer.
+func (r *Registry) Here(ctx context.Context, name string) *pb.VMStatus {
+	v := r.find(name)
+	if v == nil {
+		return nil
+	}
+	s, err := v.status(ctx)
+	if err != nil {
+		return nil
+	}
+	return s
+}
+
+// Arbiters returns the arbiters that hold a lease, by name, with the VMs that
+// they own.
+func (r *Registry) Arbiters(ctx context.Context) ([]*pb.ArbiterStatus, error) {
+	living, err := r.cfg.Store.Arbiters(ctx)
+	if err != nil {
+		return nil, err
+	}
+	vms, err := r.cfg.Store.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []*pb.ArbiterStatus
+	for _, o := range living {
+		a := &pb.ArbiterStatus{Arbiter: &pb.ArbiterRef{Id: o.ID, Address: o.Address}}
+		for _, v := range vms {
+			if v.Owner != nil && v.Owner.ID == o.ID {
+				a.Arbiter.Page = v.Owner.Page
+				a.Vms = append(a.Vms, v.VM)
+			}
+		}
+		if o.ID == r.cfg.Self.ID {
+			a.Arbiter.Page = r.cfg.Self.Page
+		}
+		out = append(out, a)
+	}
+	return out, nil
+}
+
 // Recorded returns what etcd says about every VM that it knows, by name: for a
 // VM that runs here, less than Local and Sample do.
 func (r *Registry) Recorded(ctx context.Context) ([]*pb.VMStatus, error) {
@@ -260,22 +314,22 @@ func (r *Registry) distant(view fence.View) *pb.VMStatus {
 		s.Owner = &pb.ArbiterRef{Id: o.ID, Address: o.Address, Page: o.Page}
 	}
 	for id := range view.Replicas {
-		s.Replicas = append(s.Replicas, &pb.ReplicaStatus{Replica: &pb.ReplicaRef{Id: id}})
+		s.Replicas = append(s.Replicas, &pb.ReplicaStatus{Replica: &pb.ReplicaRef{Id: id}, Vm: view.VM})
 	}
 	slices.SortFunc(s.Replicas, func(a, b *pb.ReplicaStatus) int { return strings.Compare(a.Replica.Id, b.Replica.Id) })
 	return s
 }
 
 // Order gives an operator's order to a VM and waits for its outcome. Errors are
-// those of package session and of this package.
-func (r *Registry) Order(ctx context.Context, name string, order func(session.Token) session.Input) error {
+// those of package session, which are the reply's, and of this package.
+func (r *Registry) Order(ctx context.Context, name string, order func(session.Token) session.Input) (session.Reply, error) {
 	v := r.find(name)
 	if v == nil {
 		s, err := r.Lookup(ctx, name)
 		if err != nil {
-			return err
+			return session.Reply{}, err
 		}
-		return fmt.Errorf("%w: %s", ErrElsewhere, s.Summary)
+		return session.Reply{}, &ElsewhereError{VM: name, Owner: s.Owner}
 	}
 	return v.order(ctx, order)
 }

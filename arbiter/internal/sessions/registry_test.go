@@ -99,7 +99,7 @@ func TestVMEndsWithItsLastStream(t *testing.T) {
 	if r.find("a") != nil {
 		t.Error("the VM is still listed")
 	}
-	if err := v.order(t.Context(), func(k session.Token) session.Input { return session.FailOver{Token: k} }); !errors.Is(err, ErrGone) {
+	if _, err := v.order(t.Context(), func(k session.Token) session.Input { return session.FailOver{Token: k} }); !errors.Is(err, ErrGone) {
 		t.Errorf("an order to the ended VM: %v", err)
 	}
 	if err := s.Received(t.Context(), &pb.FromReplica{}); !errors.Is(err, ErrGone) {
@@ -120,11 +120,11 @@ func TestReplicasOfAnUnownableVMAreSentAway(t *testing.T) {
 func TestOrdersToUnownedVMs(t *testing.T) {
 	r := unowned(t, func(*Config) {})
 	defer attach(t, r, "a", "r-1").Detach("over")
-	err := r.Order(t.Context(), "a", func(k session.Token) session.Input { return session.FailOver{Token: k} })
+	_, err := r.Order(t.Context(), "a", func(k session.Token) session.Input { return session.FailOver{Token: k} })
 	if !errors.Is(err, session.ErrNotOwned) {
 		t.Errorf("got %v", err)
 	}
-	if err := r.Order(t.Context(), "a/b", func(k session.Token) session.Input { return session.FailOver{Token: k} }); !errors.Is(err, ErrNoVM) {
+	if _, err := r.Order(t.Context(), "a/b", func(k session.Token) session.Input { return session.FailOver{Token: k} }); !errors.Is(err, ErrNoVM) {
 		t.Errorf("got %v", err)
 	}
 }

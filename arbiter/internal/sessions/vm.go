@@ -58,7 +58,7 @@ type vm struct {
 	stats   Stats
 	streams map[session.Conn]*Stream
 	dirty   []*Stream // those with pending messages
-	orders  map[session.Token]chan error
+	orders  map[session.Token]chan session.Reply
 	token   session.Token
 
 	claim fence.Claim // Lease 0: not owned
@@ -82,7 +82,7 @@ func newVM(r *Registry, name string) *vm {
 	return &vm{
 		reg: r, name: name, log: r.cfg.Log.With("vm", name),
 		inbox: make(chan task, inboxMax), stop: make(chan struct{}), done: make(chan struct{}),
-		core: session.New(cfg), stats: newStats(), streams: map[session.Conn]*Stream{}, orders: map[session.Token]chan error{},
+		core: session.New(cfg), stats: newStats(), streams: map[session.Conn]*Stream{}, orders: map[session.Token]chan session.Reply{},
 		results: make(chan func(), 1),
 	}
 }
@@ -146,23 +146,23 @@ func (v *vm) coreStatus() *pb.VMStatus {
 	return s
 }
 
-func (v *vm) order(ctx context.Context, order func(session.Token) session.Input) error {
-	outcome := make(chan error, 1)
+func (v *vm) order(ctx context.Context, order func(session.Token) session.Input) (session.Reply, error) {
+	outcome := make(chan session.Reply, 1)
 	err := v.do(ctx, func() {
 		v.token++
 		v.orders[v.token] = outcome
 		v.step(order(v.token))
 	})
 	if err != nil {
-		return err
+		return session.Reply{}, err
 	}
 	select {
-	case err := <-outcome:
-		return err
+	case r := <-outcome:
+		return r, r.Err
 	case <-v.done:
-		return ErrGone
+		return session.Reply{}, ErrGone
 	case <-ctx.Done():
-		return ctx.Err()
+		return session.Reply{}, fmt.Errorf("the order goes on, its outcome is an event: %w", ctx.Err())
 	}
 }
 
@@ -270,7 +270,7 @@ func (v *vm) step(in session.Input) {
 		case session.Reply:
 			if outcome, ok := v.orders[e.Token]; ok {
 				delete(v.orders, e.Token)
-				outcome <- e.Err
+				outcome <- e
 			}
 		case session.GiveUp:
 			v.giveUp, v.disown = true, true
