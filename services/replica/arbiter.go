@@ -14,6 +14,7 @@ import (
 	"github.com/understudy-ft/understudy/services/feed"
 	"github.com/understudy-ft/understudy/services/fence"
 	"github.com/understudy-ft/understudy/services/identity"
+	"github.com/understudy-ft/understudy/services/protocol"
 	"github.com/understudy-ft/understudy/services/role"
 )
 
@@ -71,9 +72,8 @@ func (l *life) discover(ctx context.Context) (*pb.DiscoverResponse, error) {
 		for _, addr := range l.cfg.Arbiters {
 			r, err := discoverAt(ctx, addr, l.cfg.Identity.ClientCredentials(anArbiter))
 			if err == nil {
-				if r.GetProtocol() != role.Protocol {
-					return nil, fmt.Errorf("arbiter %s speaks protocol %d, this replica %d: use the same release for both",
-						addr, r.GetProtocol(), role.Protocol)
+				if _, err := protocol.Spoken().Agree(protocol.Said(r.GetProtocol(), 0), "this replica", "the arbiter at "+addr); err != nil {
+					return nil, err
 				}
 				return r, nil
 			}
@@ -113,7 +113,7 @@ func discoverAt(ctx context.Context, addr string, creds credentials.TransportCre
 	defer func() { _ = conn.Close() }() // it served one question
 	ctx, cancel := context.WithTimeout(ctx, discoverTimeout)
 	defer cancel()
-	return pb.NewArbiterClient(conn).Discover(ctx, &pb.DiscoverRequest{Protocol: role.Protocol})
+	return pb.NewArbiterClient(conn).Discover(ctx, &pb.DiscoverRequest{Protocol: role.Protocol, ProtocolMax: protocol.Spoken().Max})
 }
 
 // attachToArbiter opens a stream to the arbiter.

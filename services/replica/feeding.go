@@ -16,6 +16,7 @@ import (
 	"github.com/understudy-ft/understudy/services/fence"
 	"github.com/understudy-ft/understudy/services/identity"
 	"github.com/understudy-ft/understudy/services/machine"
+	"github.com/understudy-ft/understudy/services/protocol"
 	"github.com/understudy-ft/understudy/services/role"
 )
 
@@ -106,7 +107,7 @@ func (f *feeding) open() {
 		return
 	}
 	hello := &pb.FeedHello{
-		Protocol: role.Protocol, Vm: f.life.cfg.VM, ActiveId: f.life.self.GetId(), StandbyId: f.to.GetId(),
+		Protocol: role.Protocol, ProtocolMax: protocol.Spoken().Max, Vm: f.life.cfg.VM, ActiveId: f.life.self.GetId(), StandbyId: f.to.GetId(),
 		Machine: &pb.MachineConfig{
 			Engine: cfg.Engine, MemoryBytes: cfg.MemoryBytes, Cpus: uint32(cfg.CPUs), Mac: cfg.MAC[:], Append: cfg.Append,
 			KernelBytes: uint64(len(cfg.Kernel)), InitrdBytes: uint64(len(cfg.Initrd)), CpuBaseline: cfg.CPUBaseline, Cpu: cpu,

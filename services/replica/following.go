@@ -12,6 +12,7 @@ import (
 	"github.com/understudy-ft/understudy/services/feed"
 	"github.com/understudy-ft/understudy/services/fence"
 	"github.com/understudy-ft/understudy/services/machine"
+	"github.com/understudy-ft/understudy/services/protocol"
 )
 
 // Bounds of what an active may make a standby hold.
@@ -66,7 +67,9 @@ func (l *life) accept(s *feed.Standby, term uint64, hello *pb.FeedHello) (feed.S
 		if a.err != nil {
 			return nil, nil, a.err
 		}
-		return a.f, &pb.FeedWelcome{DiskEmpty: a.f.empty}, nil
+		// AcceptFeed has found one that both speak.
+		speaks, err := protocol.Spoken().Agree(protocol.Said(hello.GetProtocol(), hello.GetProtocolMax()), "this replica", "the active")
+		return a.f, &pb.FeedWelcome{DiskEmpty: a.f.empty, Protocol: speaks}, err
 	case <-l.ended:
 		return nil, nil, errors.New("this replica is ending")
 	case <-time.After(acceptTimeout):

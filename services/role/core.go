@@ -6,10 +6,11 @@ import (
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 	"github.com/understudy-ft/understudy/services/flow"
+	"github.com/understudy-ft/understudy/services/protocol"
 )
 
-// Protocol is the version of the protocol that this build speaks.
-const Protocol = 1
+// Protocol is the lowest version of the protocol that this build speaks.
+var Protocol = protocol.Spoken().Min
 
 // heartbeatEvery is the interval of a replica's heartbeats.
 const heartbeatEvery = 50 * time.Millisecond
@@ -167,7 +168,7 @@ func (c *Core) UseDisk(d *pb.Disk) { c.cfg.Disk = d }
 // Hello returns the first message of a stream to the arbiter.
 func (c *Core) Hello() *pb.FromReplica {
 	return &pb.FromReplica{Term: c.term, Body: &pb.FromReplica_Hello{Hello: &pb.Hello{
-		Protocol: Protocol, Vm: c.cfg.VM, Replica: c.cfg.Self, Role: c.helloRole(), Mode: c.mode,
+		Protocol: Protocol, ProtocolMax: protocol.Spoken().Max, Vm: c.cfg.VM, Replica: c.cfg.Self, Role: c.helloRole(), Mode: c.mode,
 		Epoch: c.epoch, LeaseId: c.leaseID, Version: c.cfg.Version, Process: c.cfg.Process,
 		Disk: c.cfg.Disk, CanBoot: c.cfg.CanBoot && c.role == pb.Role_ROLE_SPARE,
 	}}}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
+	"github.com/understudy-ft/understudy/services/protocol"
 )
 
 var (
@@ -17,9 +18,10 @@ var (
 // AcceptFeed tells whether a feed may be opened to this replica: by the active
 // of its term, for its first copy.
 func (c *Core) AcceptFeed(now time.Duration, term uint64, h *pb.FeedHello) error {
+	_, unspoken := protocol.Spoken().Agree(protocol.Said(h.GetProtocol(), h.GetProtocolMax()), "this replica", "the active")
 	switch {
-	case h.GetProtocol() != Protocol:
-		return fmt.Errorf("%w: it speaks protocol %d, this replica %d", ErrFeed, h.GetProtocol(), Protocol)
+	case unspoken != nil:
+		return fmt.Errorf("%w: %w", ErrFeed, unspoken)
 	case h.GetVm() != c.cfg.VM:
 		return fmt.Errorf("%w: it is for VM %q, this replica is for %q", ErrFeed, h.GetVm(), c.cfg.VM)
 	case h.GetStandbyId() != c.cfg.Self.GetId():

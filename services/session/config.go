@@ -6,10 +6,12 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
+	"github.com/understudy-ft/understudy/services/protocol"
 )
 
-// ProtocolVersion is the Hello.protocol that this arbiter speaks.
-const ProtocolVersion = 1
+// ProtocolVersion is the Hello.protocol of this build's replicas: the lowest
+// version that it speaks.
+var ProtocolVersion = protocol.Spoken().Min
 
 // Bounds of what peers can make a Core keep.
 const (

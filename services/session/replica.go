@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
+	"github.com/understudy-ft/understudy/services/protocol"
 )
 
 // replica is one attached replica.
@@ -16,8 +17,10 @@ type replica struct {
 	// process names the replica's process, whatever its id; version is its
 	// software's.
 	process, version string
-	role             pb.Role
-	lease            int64
+	// protocol is the version that is spoken with it.
+	protocol uint32
+	role     pb.Role
+	lease    int64
 	// disk is the image that the Hello named; canBoot: a spare could boot from it.
 	disk    *pb.Disk
 	canBoot bool
@@ -103,6 +106,8 @@ func (c *Core) attach(in Attached) {
 	if r.process == "" {
 		r.process = r.id()
 	}
+	speaks, unspoken := protocol.Spoken().Agree(protocol.Said(h.GetProtocol(), h.GetProtocolMax()), "this arbiter", "the replica")
+	r.protocol = speaks
 	refuse := func(a pb.Refusal_Action, format string, args ...any) {
 		c.counters.Refused++
 		c.do(Close{Conn: in.Conn, Refusal: &pb.Refusal{Action: a, Detail: fmt.Sprintf(format, args...)}})
@@ -110,8 +115,8 @@ func (c *Core) attach(in Attached) {
 	switch {
 	case c.byConn(in.Conn) != nil:
 		return // a Conn attaches once
-	case h.GetProtocol() != ProtocolVersion:
-		refuse(pb.Refusal_ACTION_EXIT, "it speaks protocol %d, this arbiter %d", h.GetProtocol(), ProtocolVersion)
+	case unspoken != nil:
+		refuse(pb.Refusal_ACTION_EXIT, "%v", unspoken)
 		return
 	case h.GetVm() != c.cfg.VM:
 		refuse(pb.Refusal_ACTION_EXIT, "it is of VM %q, not of %q", clip(h.GetVm()), c.cfg.VM)

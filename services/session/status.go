@@ -27,7 +27,7 @@ func (c *Core) Status() *pb.VMStatus {
 		s.Replicas = append(s.Replicas, &pb.ReplicaStatus{
 			Replica: proto.CloneOf(r.ref), Role: r.role, DeliveredInput: r.beat.GetDeliveredInput(), Held: r.beat.GetHeld(),
 			FeedLag: r.beat.GetFeedLag(), Bypassed: r.beat.GetBypassed(), SilentMs: uint64(c.now.Sub(r.heard).Milliseconds()),
-			Vm: c.cfg.VM, Version: r.version, Process: r.process, Drained: c.drained(r), Disk: proto.CloneOf(r.disk), CanBoot: r.canBoot,
+			Vm: c.cfg.VM, Version: r.version, Protocol: r.protocol, Process: r.process, Drained: c.drained(r), Disk: proto.CloneOf(r.disk), CanBoot: r.canBoot,
 		})
 	}
 	return s

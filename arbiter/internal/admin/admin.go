@@ -14,6 +14,7 @@ import (
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 	"github.com/understudy-ft/understudy/services/fence"
+	"github.com/understudy-ft/understudy/services/protocol"
 
 	"github.com/understudy-ft/understudy/arbiter/internal/events"
 	"github.com/understudy-ft/understudy/arbiter/internal/sessions"
@@ -146,6 +147,7 @@ func (s *Service) describe(a *pb.ArbiterStatus) {
 	if a.Arbiter.Id != s.cfg.ArbiterID {
 		return
 	}
+	a.ProtocolMin, a.ProtocolMax = protocol.Spoken().Min, protocol.Spoken().Max
 	a.Self, a.Version, a.StartedUnixMs = true, s.cfg.Version, s.started.UnixMilli()
 	if err := s.cfg.Ready(); err != nil {
 		a.NotReady = err.Error()

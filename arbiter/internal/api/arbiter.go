@@ -14,7 +14,7 @@ import (
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 	"github.com/understudy-ft/understudy/services/identity"
-	"github.com/understudy-ft/understudy/services/session"
+	"github.com/understudy-ft/understudy/services/protocol"
 
 	"github.com/understudy-ft/understudy/arbiter/internal/sessions"
 )
@@ -33,9 +33,9 @@ type arbiter struct {
 
 // Discover implements pb.ArbiterServer.
 func (a *arbiter) Discover(ctx context.Context, r *pb.DiscoverRequest) (*pb.DiscoverResponse, error) {
-	if r.Protocol != session.ProtocolVersion {
-		return nil, status.Errorf(codes.FailedPrecondition, "this arbiter speaks protocol version %d, not %d: run the same release everywhere",
-			session.ProtocolVersion, r.Protocol)
+	chosen, err := protocol.Spoken().Agree(protocol.Said(r.Protocol, r.ProtocolMax), "this arbiter", "the replica")
+	if err != nil {
+		return nil, status.Error(codes.FailedPrecondition, err.Error())
 	}
 	var local, remote net.Addr
 	if p, ok := peer.FromContext(ctx); ok {
@@ -46,7 +46,7 @@ func (a *arbiter) Discover(ctx context.Context, r *pb.DiscoverRequest) (*pb.Disc
 		return nil, status.Error(codes.FailedPrecondition, err.Error())
 	}
 	return &pb.DiscoverResponse{
-		Protocol: session.ProtocolVersion, ArbiterId: a.cfg.ArbiterID, Version: a.cfg.Version,
+		Protocol: chosen, ArbiterId: a.cfg.ArbiterID, Version: a.cfg.Version,
 		EtcdEndpoints: endpoints,
 		LeaseTtlMs:    uint32(a.cfg.LeaseTTL.Milliseconds()), LeaseMarginMs: uint32(a.cfg.LeaseMargin.Milliseconds()),
 	}, nil

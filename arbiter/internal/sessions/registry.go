@@ -27,6 +27,7 @@ import (
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 	"github.com/understudy-ft/understudy/services/fence"
+	"github.com/understudy-ft/understudy/services/protocol"
 	"github.com/understudy-ft/understudy/services/session"
 
 	"github.com/understudy-ft/understudy/arbiter/internal/events"
@@ -110,9 +111,9 @@ func CheckHello(first *pb.FromReplica) *pb.Refusal {
 	switch {
 	case h == nil:
 		return refuse(pb.Refusal_ACTION_EXIT, "the first message must be a Hello")
-	case h.Protocol != session.ProtocolVersion:
-		return refuse(pb.Refusal_ACTION_EXIT, "this arbiter speaks protocol version %d, not %d: run the same release everywhere",
-			session.ProtocolVersion, h.Protocol)
+	}
+	if _, err := protocol.Spoken().Agree(protocol.Said(h.Protocol, h.ProtocolMax), "this arbiter", "the replica"); err != nil {
+		return refuse(pb.Refusal_ACTION_EXIT, "%v", err)
 	}
 	if err := fence.CheckName("VM", h.Vm); err != nil {
 		return refuse(pb.Refusal_ACTION_EXIT, "%v", err)

@@ -40,6 +40,9 @@ var eventWords = map[pb.EventType]struct{ what, level string }{
 	pb.EventType_EVENT_TYPE_REBOOTED:         {"Guest rebooted", "idle"},
 	pb.EventType_EVENT_TYPE_REFUSED:          {"Replica refused", "warn"},
 	pb.EventType_EVENT_TYPE_OWNED:            {"Owned by this arbiter", "idle"},
+	pb.EventType_EVENT_TYPE_ORDER:            {"Operator’s order", "idle"},
+	pb.EventType_EVENT_TYPE_SETTINGS:         {"Settings changed", "idle"},
+	pb.EventType_EVENT_TYPE_TESTED:           {"Fail-over tested", "idle"},
 	pb.EventType_EVENT_TYPE_POLICY:           {"Policy set", "idle"},
 }
 
@@ -52,7 +55,8 @@ func newEventView(e *pb.Event) eventView {
 	}
 	v.What, v.Level = w.what, w.level
 	switch e.Type {
-	case pb.EventType_EVENT_TYPE_SYNCING, pb.EventType_EVENT_TYPE_PROTECTED, pb.EventType_EVENT_TYPE_REPLICA_LOST:
+	case pb.EventType_EVENT_TYPE_ORDER, pb.EventType_EVENT_TYPE_SETTINGS, pb.EventType_EVENT_TYPE_TESTED,
+		pb.EventType_EVENT_TYPE_SYNCING, pb.EventType_EVENT_TYPE_PROTECTED, pb.EventType_EVENT_TYPE_REPLICA_LOST:
 		// There is one reason, which the word itself says.
 	default:
 		v.Why = because(e.Reason)

@@ -209,10 +209,13 @@ func state(s sessions.Sample, here bool) (level, text, why string) {
 	attached := func(id string) bool {
 		return slices.ContainsFunc(s.Status.Replicas, func(p *pb.ReplicaStatus) bool { return p.Replica.GetId() == id })
 	}
-	spare := slices.ContainsFunc(s.Status.Replicas, func(p *pb.ReplicaStatus) bool { return p.Role == pb.Role_ROLE_SPARE })
+	spare := slices.ContainsFunc(s.Status.Replicas, func(p *pb.ReplicaStatus) bool { return p.Role == pb.Role_ROLE_SPARE && !p.Drained })
 	switch r.GetMode() {
 	case pb.Mode_MODE_SOLO:
 		switch {
+		case r.GetSuspended():
+			level, text = "warn", "Protection suspended"
+			why = fmt.Sprintf("%s runs alone, because an operator has suspended protection. It returns when an operator resumes it.", r.GetActive().GetId())
 		case !attached(r.GetActive().GetId()):
 			why = fmt.Sprintf("%s runs alone and is not attached to this arbiter at the moment.", r.GetActive().GetId())
 		case spare:
@@ -256,6 +259,9 @@ func newReplicaView(p *pb.ReplicaStatus) replicaView {
 	}
 	if p.Role != pb.Role_ROLE_UNSPECIFIED {
 		v.Role = sessions.Words(p.Role)
+	}
+	if p.Drained {
+		v.Role += ", drained"
 	}
 	if p.SilentMs >= 200 {
 		v.Silent = fmt.Sprintf("silent for %s s", strconv.FormatFloat(float64(p.SilentMs)/1000, 'f', 1, 64))

@@ -201,8 +201,10 @@ func (Refusal_Action) EnumDescriptor() ([]byte, []int) {
 
 type DiscoverRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Version of the protocol; peers of other versions are refused.
-	Protocol      uint32 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// The lowest version of the protocol that the replica speaks.
+	Protocol uint32 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// The highest; 0: there is no other.
+	ProtocolMax   uint32 `protobuf:"varint,2,opt,name=protocol_max,json=protocolMax,proto3" json:"protocol_max,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -244,10 +246,18 @@ func (x *DiscoverRequest) GetProtocol() uint32 {
 	return 0
 }
 
+func (x *DiscoverRequest) GetProtocolMax() uint32 {
+	if x != nil {
+		return x.ProtocolMax
+	}
+	return 0
+}
+
 type DiscoverResponse struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	Protocol  uint32                 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
-	ArbiterId string                 `protobuf:"bytes,2,opt,name=arbiter_id,json=arbiterId,proto3" json:"arbiter_id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The version that the arbiter has chosen: the highest that both speak.
+	Protocol  uint32 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	ArbiterId string `protobuf:"bytes,2,opt,name=arbiter_id,json=arbiterId,proto3" json:"arbiter_id,omitempty"`
 	// Software version, for people.
 	Version string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
 	// Where the replica reaches etcd, such as "http://10.0.0.3:2379".
@@ -663,7 +673,7 @@ func (*ToReplica_Heartbeat) isToReplica_Body() {}
 // says what it holds, so that an arbiter that knows nothing can go on from it.
 type Hello struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Version of the protocol; peers of other versions are refused.
+	// The lowest version of the protocol that the replica speaks.
 	Protocol uint32      `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	Vm       string      `protobuf:"bytes,2,opt,name=vm,proto3" json:"vm,omitempty"`
 	Replica  *ReplicaRef `protobuf:"bytes,3,opt,name=replica,proto3" json:"replica,omitempty"`
@@ -684,7 +694,10 @@ type Hello struct {
 	CanBoot bool `protobuf:"varint,10,opt,name=can_boot,json=canBoot,proto3" json:"can_boot,omitempty"`
 	// Random name of the process, which stays when the replica gives its copy up
 	// and takes a new id.
-	Process       string `protobuf:"bytes,11,opt,name=process,proto3" json:"process,omitempty"`
+	Process string `protobuf:"bytes,11,opt,name=process,proto3" json:"process,omitempty"`
+	// The highest version of the protocol; 0: there is no other. Both sides speak
+	// the highest that both do.
+	ProtocolMax   uint32 `protobuf:"varint,12,opt,name=protocol_max,json=protocolMax,proto3" json:"protocol_max,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -794,6 +807,13 @@ func (x *Hello) GetProcess() string {
 		return x.Process
 	}
 	return ""
+}
+
+func (x *Hello) GetProtocolMax() uint32 {
+	if x != nil {
+		return x.ProtocolMax
+	}
+	return 0
 }
 
 // Heartbeat carries a replica's progress, too.
@@ -1850,9 +1870,10 @@ var File_understudy_v1_arbiter_proto protoreflect.FileDescriptor
 
 const file_understudy_v1_arbiter_proto_rawDesc = "" +
 	"\n" +
-	"\x1bunderstudy/v1/arbiter.proto\x12\runderstudy.v1\x1a\x1aunderstudy/v1/common.proto\"-\n" +
+	"\x1bunderstudy/v1/arbiter.proto\x12\runderstudy.v1\x1a\x1aunderstudy/v1/common.proto\"P\n" +
 	"\x0fDiscoverRequest\x12\x1a\n" +
-	"\bprotocol\x18\x01 \x01(\rR\bprotocol\"\xd8\x01\n" +
+	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12!\n" +
+	"\fprotocol_max\x18\x02 \x01(\rR\vprotocolMax\"\xd8\x01\n" +
 	"\x10DiscoverResponse\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x1d\n" +
 	"\n" +
@@ -1884,7 +1905,7 @@ const file_understudy_v1_arbiter_proto_rawDesc = "" +
 	"\x06resync\x18\x05 \x01(\v2\x15.understudy.v1.ResyncH\x00R\x06resync\x122\n" +
 	"\arefusal\x18\x06 \x01(\v2\x16.understudy.v1.RefusalH\x00R\arefusal\x12?\n" +
 	"\theartbeat\x18\a \x01(\v2\x1f.understudy.v1.ArbiterHeartbeatH\x00R\theartbeatB\x06\n" +
-	"\x04body\"\xe3\x02\n" +
+	"\x04body\"\x86\x03\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x0e\n" +
 	"\x02vm\x18\x02 \x01(\tR\x02vm\x123\n" +
@@ -1897,7 +1918,8 @@ const file_understudy_v1_arbiter_proto_rawDesc = "" +
 	"\x04disk\x18\t \x01(\v2\x13.understudy.v1.DiskR\x04disk\x12\x19\n" +
 	"\bcan_boot\x18\n" +
 	" \x01(\bR\acanBoot\x12\x18\n" +
-	"\aprocess\x18\v \x01(\tR\aprocess\"\xc9\x01\n" +
+	"\aprocess\x18\v \x01(\tR\aprocess\x12!\n" +
+	"\fprotocol_max\x18\f \x01(\rR\vprotocolMax\"\xc9\x01\n" +
 	"\tHeartbeat\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12'\n" +
 	"\x0fdelivered_input\x18\x02 \x01(\x04R\x0edeliveredInput\x12\x17\n" +

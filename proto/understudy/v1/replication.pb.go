@@ -463,12 +463,15 @@ func (*FromStandby_Refusal) isFromStandby_Body() {}
 
 // FeedHello opens a feed: who feeds whom, and the machine to build.
 type FeedHello struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Protocol      uint32                 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
-	Vm            string                 `protobuf:"bytes,2,opt,name=vm,proto3" json:"vm,omitempty"`
-	ActiveId      string                 `protobuf:"bytes,3,opt,name=active_id,json=activeId,proto3" json:"active_id,omitempty"`
-	StandbyId     string                 `protobuf:"bytes,4,opt,name=standby_id,json=standbyId,proto3" json:"standby_id,omitempty"`
-	Machine       *MachineConfig         `protobuf:"bytes,5,opt,name=machine,proto3" json:"machine,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The lowest version of the protocol that the active speaks.
+	Protocol  uint32         `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Vm        string         `protobuf:"bytes,2,opt,name=vm,proto3" json:"vm,omitempty"`
+	ActiveId  string         `protobuf:"bytes,3,opt,name=active_id,json=activeId,proto3" json:"active_id,omitempty"`
+	StandbyId string         `protobuf:"bytes,4,opt,name=standby_id,json=standbyId,proto3" json:"standby_id,omitempty"`
+	Machine   *MachineConfig `protobuf:"bytes,5,opt,name=machine,proto3" json:"machine,omitempty"`
+	// The highest; 0: there is no other.
+	ProtocolMax   uint32 `protobuf:"varint,6,opt,name=protocol_max,json=protocolMax,proto3" json:"protocol_max,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -538,11 +541,21 @@ func (x *FeedHello) GetMachine() *MachineConfig {
 	return nil
 }
 
+func (x *FeedHello) GetProtocolMax() uint32 {
+	if x != nil {
+		return x.ProtocolMax
+	}
+	return 0
+}
+
 type FeedWelcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The local disk image holds nothing but zeros. Otherwise the standby answers
 	// the first copy's CheckpointBegin with the digests of what it holds.
-	DiskEmpty     bool `protobuf:"varint,1,opt,name=disk_empty,json=diskEmpty,proto3" json:"disk_empty,omitempty"`
+	DiskEmpty bool `protobuf:"varint,1,opt,name=disk_empty,json=diskEmpty,proto3" json:"disk_empty,omitempty"`
+	// The version that the standby has chosen, the highest that both speak; 0:
+	// the lowest that the active said.
+	Protocol      uint32 `protobuf:"varint,2,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -582,6 +595,13 @@ func (x *FeedWelcome) GetDiskEmpty() bool {
 		return x.DiskEmpty
 	}
 	return false
+}
+
+func (x *FeedWelcome) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
 }
 
 type FeedRefusal struct {
@@ -2105,17 +2125,19 @@ const file_understudy_v1_replication_proto_rawDesc = "" +
 	"\x04pong\x18\x05 \x01(\v2\x17.understudy.v1.FeedPongH\x00R\x04pong\x125\n" +
 	"\bconsumed\x18\x06 \x01(\v2\x17.understudy.v1.ConsumedH\x00R\bconsumed\x126\n" +
 	"\arefusal\x18\a \x01(\v2\x1a.understudy.v1.FeedRefusalH\x00R\arefusalB\x06\n" +
-	"\x04body\"\xab\x01\n" +
+	"\x04body\"\xce\x01\n" +
 	"\tFeedHello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x0e\n" +
 	"\x02vm\x18\x02 \x01(\tR\x02vm\x12\x1b\n" +
 	"\tactive_id\x18\x03 \x01(\tR\bactiveId\x12\x1d\n" +
 	"\n" +
 	"standby_id\x18\x04 \x01(\tR\tstandbyId\x126\n" +
-	"\amachine\x18\x05 \x01(\v2\x1c.understudy.v1.MachineConfigR\amachine\",\n" +
+	"\amachine\x18\x05 \x01(\v2\x1c.understudy.v1.MachineConfigR\amachine\x12!\n" +
+	"\fprotocol_max\x18\x06 \x01(\rR\vprotocolMax\"H\n" +
 	"\vFeedWelcome\x12\x1d\n" +
 	"\n" +
-	"disk_empty\x18\x01 \x01(\bR\tdiskEmpty\"%\n" +
+	"disk_empty\x18\x01 \x01(\bR\tdiskEmpty\x12\x1a\n" +
+	"\bprotocol\x18\x02 \x01(\rR\bprotocol\"%\n" +
 	"\vFeedRefusal\x12\x16\n" +
 	"\x06detail\x18\x01 \x01(\tR\x06detail\"\xc8\x02\n" +
 	"\rMachineConfig\x12\x16\n" +
