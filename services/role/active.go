@@ -37,8 +37,15 @@ func (c *Core) CopyConverged(now time.Duration) {
 
 // beginResync begins a new epoch on the arbiter's order.
 func (c *Core) beginResync(now time.Duration, m *pb.Resync) {
-	if c.role != pb.Role_ROLE_ACTIVE || c.mode != pb.Mode_MODE_PROTECTED || c.sync.phase != idle ||
-		m.GetEpoch() <= c.epoch {
+	if c.role != pb.Role_ROLE_ACTIVE || c.mode != pb.Mode_MODE_PROTECTED || m.GetEpoch() <= c.epoch {
+		return
+	}
+	if c.sync.phase != idle {
+		// The standby's word that it has staged an epoch may reach the arbiter,
+		// and the arbiter's next order the active, before the feed brings it here.
+		if m.GetEpoch() > c.sync.epoch {
+			c.sync.next = m
+		}
 		return
 	}
 	if !c.feedUp {
@@ -150,6 +157,9 @@ func (c *Core) staged(now time.Duration, epoch uint64) {
 	c.toArbiter(&pb.FromReplica_EpochStarted{EpochStarted: &pb.EpochStarted{Epoch: epoch, Reason: s.reason, Stats: stats}})
 	c.host.Report(Event{What: "epoch started", Term: c.term, Epoch: epoch, Mode: c.mode, Reason: s.reason,
 		Stats: stats, Took: now - s.began})
+	if s.next != nil && c.sync.phase == idle {
+		c.beginResync(now, s.next)
+	}
 }
 
 // carry starts the outputs of an epoch with those that its checkpoint holds:

@@ -71,6 +71,8 @@ type synchronization struct {
 	began    time.Duration // of the pause
 	deadline time.Duration
 	stats    *pb.SyncStats
+	// next is an order that came before this one's end was heard of.
+	next *pb.Resync
 }
 
 // Core is the state of one replica. See the package documentation for the
