@@ -25,7 +25,7 @@ func Plain(err error) error {
 	if !ok || err == nil {
 		return err
 	}
-	text := s.Message()
+	text := strings.TrimPrefix(s.Message(), "latest balancer error: ")
 	if quoted, found := strings.CutPrefix(text, "connection error: desc = "); found {
 		if unquoted, err := strconv.Unquote(quoted); err == nil {
 			text = unquoted
