@@ -134,7 +134,6 @@ type toy struct {
 	hello  *pb.FromReplica
 	active bool
 	term   atomic.Uint64
-	mode   atomic.Int32
 	up     chan pb.Mode
 }
 

@@ -44,13 +44,13 @@ var parts = []part{
 const byDefault = 7
 
 type options struct {
-	bin, guest, memory         string
-	rounds                     int
-	span, soak                 time.Duration
-	kills, resyncs, vms        int
-	heartbeat                  string
-	part, load, growth         *cli.List
-	out, ledger, plots, commit string
+	bin, guest, memory  string
+	rounds              int
+	span, soak          time.Duration
+	kills, resyncs, vms int
+	heartbeat           string
+	part, load, growth  *cli.List
+	out, ledger, plots  string
 }
 
 func main() {

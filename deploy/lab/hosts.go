@@ -22,11 +22,11 @@ import (
 // hosts are the lab's, with the programs that they run.
 type hosts struct {
 	*options
-	dir, images string
-	network     network
-	arbiter     *kvmhost.Host
-	replicas    []*kvmhost.Host
-	conn        *grpc.ClientConn
+	dir      string
+	network  network
+	arbiter  *kvmhost.Host
+	replicas []*kvmhost.Host
+	conn     *grpc.ClientConn
 }
 
 const (

@@ -27,8 +27,7 @@ func TestPageDuringFailOver(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	c := startCluster(ctx, t)
-	s, err := c.Protected(ctx, 0)
-	if err != nil {
+	if _, err := c.Protected(ctx, 0); err != nil {
 		t.Fatal(err)
 	}
 	l, err := load.Start(c.Redis, 3, 2)
@@ -49,7 +48,8 @@ func TestPageDuringFailOver(t *testing.T) {
 	b.until(ctx, "the charts to have 15 points", `(document.querySelector("[data-chart=outputs] path.l0")?.getAttribute("d") || "").split("L").length >= 15`)
 
 	// On a busy machine another may have become the standby since.
-	if s, err = c.Protected(ctx, 0); err != nil {
+	s, err := c.Protected(ctx, 0)
+	if err != nil {
 		t.Fatal(err)
 	}
 	// The page notes when it shows that the standby has become the active. It
