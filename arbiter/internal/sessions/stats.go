@@ -68,7 +68,10 @@ func (v *vm) sample(ctx context.Context) (Sample, error) {
 		s.Stats.Resyncs = maps.Clone(v.stats.Resyncs)
 		s.Stats.LastFailover, s.Stats.Resyncing = proto.CloneOf(v.stats.LastFailover), proto.CloneOf(v.stats.Resyncing)
 	})
-	return s, err
+	if err != nil {
+		return Sample{}, err
+	}
+	return s, nil
 }
 
 func newStats() Stats {

@@ -104,7 +104,8 @@ func (v *vm) tell(ctx context.Context, t task) error {
 	}
 }
 
-// do runs f in the VM's goroutine and waits for it.
+// do runs f in the VM's goroutine and waits for it. After an error f may still
+// run: what it writes is then not the caller's to read.
 func (v *vm) do(ctx context.Context, f func()) error {
 	ran := make(chan struct{})
 	if err := v.tell(ctx, task{call: func() { f(); close(ran) }}); err != nil {
@@ -129,8 +130,10 @@ func (v *vm) release() {
 
 func (v *vm) status(ctx context.Context) (*pb.VMStatus, error) {
 	var s *pb.VMStatus
-	err := v.do(ctx, func() { s = v.coreStatus() })
-	return s, err
+	if err := v.do(ctx, func() { s = v.coreStatus() }); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 func (v *vm) coreStatus() *pb.VMStatus {
