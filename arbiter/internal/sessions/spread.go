@@ -82,12 +82,13 @@ func (r *Registry) movedTo(name string) string {
 }
 
 // giveTo hands an owned VM over to the arbiter at that address: this one gives
-// it up, and for some time sends its replicas, which attach anew, there. A first copy is
-// not interrupted, nor what an operator waits for.
-func (v *vm) giveTo(ctx context.Context, address string, sendOn time.Duration) (given bool) {
+// it up, and for some time sends its replicas, which attach anew, there. A first
+// copy is not interrupted, nor what an operator waits for.
+func (v *vm) giveTo(ctx context.Context, address string, sendOn time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	_ = v.do(ctx, func() { // otherwise it is gone already, or too busy to move
+	given := false
+	err := v.do(ctx, func() {
 		m := v.core.Status().GetRecord().GetMode()
 		if v.claim.Lease == 0 || len(v.orders) > 0 || m != pb.Mode_MODE_PROTECTED && m != pb.Mode_MODE_SOLO {
 			return
@@ -97,5 +98,5 @@ func (v *vm) giveTo(ctx context.Context, address string, sendOn time.Duration) (
 		v.reg.mu.Unlock()
 		v.giveUp, v.disown, given = true, true, true
 	})
-	return given
+	return err == nil && given // an error: it is gone already, or too busy to move
 }
