@@ -227,8 +227,9 @@ func TestConnectionSurvivesAGap(t *testing.T) {
 	took := ask("during the gap")
 	t.Logf("answered %v after the gap's end", took-gap)
 	// Retransmissions double from minRTO: by then they are at most as far
-	// apart as the gap is long, and the switch-over itself takes a moment.
-	if took < gap || took > 3*gap {
+	// apart as the gap is long; the switch-over itself takes a moment, and more on
+	// a busy machine.
+	if took < gap || took > 10*gap {
 		t.Errorf("took %v with a gap of %v", took, gap)
 	}
 	ask("afterwards")
