@@ -89,23 +89,25 @@ func TestOperator(t *testing.T) {
 	}
 	progress(t, l, 100)
 	before := status(t, c).GetCounters()
-	for range 5 {
+	var sent []uint64
+	for last := before.GetPagesSent(); len(sent) < 5; {
 		if _, err := c.Admin().Resync(ctx, &pb.ResyncRequest{Vm: c.VM}); err != nil {
 			t.Fatal(err)
 		}
 		progress(t, l, 100)
+		all := status(t, c).GetCounters().GetPagesSent()
+		sent, last = append(sent, all-last), all
 	}
 	s := status(t, c)
-	n := s.GetCounters().GetResyncs() - before.GetResyncs()
-	if n < 5 {
+	if n := s.GetCounters().GetResyncs() - before.GetResyncs(); n < 5 {
 		t.Fatalf("%d resynchronizations after 5 orders", n)
 	}
-	// The bound is wide: how far apart the copies are hangs on how busy this
-	// machine is.
-	each := (s.GetCounters().GetPagesSent() - before.GetPagesSent()) / n
-	t.Logf("%d pages sent a resynchronization", each)
-	if each > 3*pagesPerResync {
-		t.Errorf("a resynchronization sends %d pages, about %d were right", each, pagesPerResync)
+	// The median and a wide bound: how far apart the copies are hangs on how busy
+	// this machine is.
+	slices.Sort(sent)
+	t.Logf("%v pages sent by resynchronizations", sent)
+	if sent[2] > 3*pagesPerResync {
+		t.Errorf("a resynchronization sends %d pages, about %d were right", sent[2], pagesPerResync)
 	}
 	if _, err := c.Admin().FailOver(ctx, &pb.FailOverRequest{Vm: c.VM}); err != nil {
 		t.Fatal(err)
