@@ -64,18 +64,13 @@ func (b *bench) growMemory(ctx context.Context) error {
 	// The guest's images do not fit in 64 MiB.
 	for _, mib := range []int{128, 256, 512, 1024, 2048, 4096} {
 		err := func() error {
-			c, err := b.protected(ctx, func(c *cluster.Config) {
+			c, w, end, err := b.watched(ctx, func(c *cluster.Config) {
 				c.Memory, c.Service, c.Add = fmt.Sprintf("%dM", mib), "redis", nil
 			}, nil, nil)
 			if err != nil {
 				return err
 			}
-			defer c.Close()
-			w, err := watchFrom(ctx, c)
-			if err != nil {
-				return err
-			}
-			defer w.close()
+			defer end()
 			paused, _, err := b.medianPause(ctx, c, w, 50*time.Millisecond)
 			if err != nil {
 				return err
@@ -121,16 +116,11 @@ func (b *bench) growMemory(ctx context.Context) error {
 // growDirty resynchronizes once a second while the guest writes pages.
 func (b *bench) growDirty(ctx context.Context) error {
 	curve := b.report.curve("growth-dirty", "pages written a second", "ms", true)
-	c, err := b.protected(ctx, nil, nil, nil)
+	c, w, end, err := b.watched(ctx, nil, nil, nil)
 	if err != nil {
 		return err
 	}
-	defer c.Close()
-	w, err := watchFrom(ctx, c)
-	if err != nil {
-		return err
-	}
-	defer w.close()
+	defer end()
 	for _, rate := range []uint64{50, 500, 5_000, 20_000, 50_000} {
 		if _, err := clients.Number(c.Address(portRate), rate); err != nil {
 			return err
@@ -147,16 +137,11 @@ func (b *bench) growDirty(ctx context.Context) error {
 // growConnections resynchronizes a guest that holds connections open.
 func (b *bench) growConnections(ctx context.Context) error {
 	curve := b.report.curve("growth-connections", "open connections", "ms", true)
-	c, err := b.protected(ctx, nil, nil, nil)
+	c, w, end, err := b.watched(ctx, nil, nil, nil)
 	if err != nil {
 		return err
 	}
-	defer c.Close()
-	w, err := watchFrom(ctx, c)
-	if err != nil {
-		return err
-	}
-	defer w.close()
+	defer end()
 	var open []clients.Client
 	defer func() {
 		for _, c := range open {

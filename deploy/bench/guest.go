@@ -157,6 +157,20 @@ type watch struct {
 	events chan *pb.Event
 }
 
+// watched starts a protected guest and listens to its events; end ends both.
+func (b *bench) watched(ctx context.Context, change func(*cluster.Config), primary, secondary []string) (c *cluster.Cluster, w *watch, end func(), err error) {
+	c, err = b.protected(ctx, change, primary, secondary)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	w, err = watchFrom(ctx, c)
+	if err != nil {
+		c.Close()
+		return nil, nil, nil, err
+	}
+	return c, w, func() { w.close(); c.Close() }, nil
+}
+
 // watchFrom begins to listen, from now on.
 func watchFrom(ctx context.Context, c *cluster.Cluster) (*watch, error) {
 	ctx, cancel := context.WithCancel(ctx)

@@ -294,16 +294,11 @@ func (b *bench) soak(ctx context.Context) error {
 		if len(some) == 0 {
 			return nil
 		}
-		c, err := b.protected(ctx, change, nil, nil)
+		c, w, end, err := b.watched(ctx, change, nil, nil)
 		if err != nil {
 			return err
 		}
-		defer c.Close()
-		w, err := watchFrom(ctx, c)
-		if err != nil {
-			return err
-		}
-		defer w.close()
+		defer end()
 		if _, err := (clients.Loop{Clients: 50, Open: redis(1, '+', set)(c)}).Run(ctx, time.Second); err != nil {
 			return err
 		}

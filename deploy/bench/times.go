@@ -66,16 +66,11 @@ func (b *bench) pauses(ctx context.Context) error {
 		return err
 	}
 	traces := [2]string{filepath.Join(dir, "active.trace"), filepath.Join(dir, "standby.trace")}
-	c, err := b.protected(ctx, nil, []string{"--trace", traces[0]}, []string{"--trace", traces[1]})
+	c, w, end, err := b.watched(ctx, nil, []string{"--trace", traces[0]}, []string{"--trace", traces[1]})
 	if err != nil {
 		return err
 	}
-	defer c.Close()
-	w, err := watchFrom(ctx, c)
-	if err != nil {
-		return err
-	}
-	defer w.close()
+	defer end()
 	var errs []error
 	errs = append(errs, b.idlePauses(ctx, c, w))
 	for _, n := range differingPages {
