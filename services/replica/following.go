@@ -8,7 +8,6 @@ import (
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 	"github.com/understudy-ft/understudy/services/checkpoint"
-	"github.com/understudy-ft/understudy/services/disk"
 	"github.com/understudy-ft/understudy/services/feed"
 	"github.com/understudy-ft/understudy/services/fence"
 	"github.com/understudy-ft/understudy/services/machine"
@@ -211,7 +210,7 @@ func (f *following) stage() error {
 			f.life.core.StageReady(fence.Now(), ck)
 		}
 		if held && !f.applying {
-			f.life.release() // the old state stays
+			f.life.cfg.disk.release() // the old state stays
 		}
 	})
 	return nil
@@ -289,17 +288,11 @@ func (h *host) ApplyStage(ck *pb.Checkpoint) {
 		h.box.put(func() {
 			f.applying = false
 			if err == nil {
-				(*life)(h).release()
+				h.cfg.disk.release()
 			}
 			h.core.Applied(fence.Now(), err)
 		})
 	})
-}
-
-// release says that the disk is whole again; its stamp follows.
-func (l *life) release() {
-	l.cfg.disk.release()
-	l.noted = disk.Stamp{}
 }
 
 // activeGuestTime is an upper bound of the active's guest time now.

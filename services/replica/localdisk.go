@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -12,27 +13,17 @@ import (
 	"github.com/understudy-ft/understudy/services/disk"
 )
 
-// localDisk is the stamp of a replica's image, for as long as the process
-// lives. What decides about a boot is the record in etcd, which names the
-// images that have all; the stamp says which image this is, and whether it is
-// whole. So only two changes must be on stable storage before something else
-// happens: that the image is used, before the guest first runs on it, and that
-// it is being written to by a copy, before the first block of it. The rest is
-// for people, and is written when there is time.
+// localDisk is a replica's image and its stamp, for as long as the process
+// lives: the files around a disk.Keeper.
 type localDisk struct {
-	path  string // empty: a temporary image, whose stamp nobody will read
-	adopt bool
-	log   hclog.Logger
+	path string // empty: a temporary image, whose stamp nobody will read
+	log  hclog.Logger
 
-	io    sync.Mutex // held while the stamp is read or written
-	stamp disk.Stamp
+	io sync.Mutex // held from the question for a stamp until it is written
 
-	mu sync.Mutex // held for moments
-	// partial: the image is being written to by a copy.
-	partial bool
-	// want is what is to be written when there is time; busy: somebody will.
-	want    disk.Stamp
-	busy    bool
+	mu      sync.Mutex // held for moments
+	keeper  *disk.Keeper
+	busy    bool // somebody will write what is due
 	writing sync.WaitGroup
 }
 
@@ -44,31 +35,28 @@ func openLocalDisk(cfg *Config) (*localDisk, error) {
 	if err != nil {
 		return nil, err
 	}
-	if d.path == "" {
-		d.stamp = fresh
-		return d, nil
+	var found disk.Stamp
+	ok := false
+	if d.path != "" && !cfg.DiskAdopt {
+		if found, ok, err = disk.ReadStamp(d.path); err != nil {
+			return nil, fmt.Errorf("--disk: %w", err)
+		}
 	}
-	found, ok, err := disk.ReadStamp(d.path)
-	switch {
-	case cfg.DiskAdopt:
-		d.adopt = cfg.Guest != nil
-		found = fresh
-	case err != nil:
-		return nil, fmt.Errorf("--disk: %w", err)
-	case ok && found.State != disk.New && found.VM != cfg.VM:
+	d.keeper, err = disk.NewKeeper(cfg.VM, found, ok, fresh, cfg.DiskAdopt && cfg.Guest != nil)
+	if errors.Is(err, disk.ErrForeign) {
 		return nil, fmt.Errorf("--disk: image %s is VM %s's, not %s's: name another one, or start once with --disk-adopt to take it",
 			d.path, found.VM, cfg.VM)
-	case !ok || found.VM != cfg.VM:
-		found = fresh
+	}
+	if err != nil || d.path == "" {
+		return d, err
 	}
 	if cfg.Guest == nil {
 		if err := writable(filepath.Dir(d.path)); err != nil {
 			return nil, fmt.Errorf("--disk: %w", err)
 		}
 	}
-	d.stamp = found
-	if found.Disk == fresh.Disk && cfg.Guest != nil && cfg.Guest.Disk != nil && !cfg.Guest.readOnly() {
-		if err := disk.WriteStamp(d.path, d.stamp); err != nil {
+	if s := d.keeper.Stamp(); s.Disk == fresh.Disk && cfg.Guest != nil && cfg.Guest.Disk != nil && !cfg.Guest.readOnly() {
+		if err := disk.WriteStamp(d.path, s); err != nil {
 			return nil, fmt.Errorf("--disk: %w", err)
 		}
 	}
@@ -86,89 +74,78 @@ func writable(dir string) error {
 
 // hello is the image as the arbiter is told of it.
 func (d *localDisk) hello() *pb.Disk {
-	d.io.Lock()
-	defer d.io.Unlock()
-	m := &pb.Disk{Id: d.stamp.Disk, Whole: d.stamp.State != disk.Partial, Term: d.stamp.Term, Adopt: d.adopt, Path: d.path}
-	if m.Path == "" {
-		m.Path = "in a temporary file"
+	path := d.path
+	if path == "" {
+		path = "in a temporary file"
 	}
-	return m
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.keeper.Hello(path)
 }
 
 // whole tells whether the image holds a copy to boot from.
 func (d *localDisk) whole() bool {
-	d.io.Lock()
-	defer d.io.Unlock()
-	return d.stamp.Whole()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.keeper.Stamp()
+	return s.Whole()
 }
 
 // use stamps the image as the active's, before the guest runs on it.
 func (d *localDisk) use(term uint64, replica string) error {
-	d.setPartial(false)
-	d.io.Lock()
-	defer d.io.Unlock()
-	d.adopt = false
-	return d.write(disk.Active, term, replica)
+	return d.write(func() (disk.Stamp, bool) { return d.keeper.Use(term, replica) })
 }
 
 // hold stamps the image as no copy, because one is going to be written to it.
-func (d *localDisk) hold() error {
-	d.setPartial(true)
-	d.io.Lock()
-	defer d.io.Unlock()
-	return d.write(disk.Partial, d.stamp.Term, d.stamp.Replica)
-}
+func (d *localDisk) hold() error { return d.write(d.keeper.Hold) }
 
-// release follows hold: the image is a whole copy, the old one or the new. The
-// next note says so.
-func (d *localDisk) release() { d.setPartial(false) }
-
-func (d *localDisk) setPartial(partial bool) {
+// release follows hold: the image is a whole copy, the old one or the new.
+func (d *localDisk) release() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.partial = partial
+	d.keeper.Release()
 }
 
-// note lets the image be stamped with its part in a term, and does not wait.
-func (d *localDisk) note(state disk.State, term uint64, replica string) {
+// follow lets the image be stamped with its part, and does not wait.
+func (d *localDisk) follow(role pb.Role, mode pb.Mode, term, epoch uint64, replica string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.want = disk.Stamp{State: state, Term: term, Replica: replica}
-	if !d.busy {
+	if d.keeper.Follow(role, mode, term, epoch, replica) && !d.busy {
 		d.busy = true
-		d.writing.Go(d.writeNoted)
+		d.writing.Go(d.writeDue)
 	}
 }
 
-func (d *localDisk) writeNoted() {
-	d.io.Lock() // first: what hold writes comes behind it
-	defer d.io.Unlock()
-	d.mu.Lock()
-	d.busy = false
-	want, partial := d.want, d.partial
-	d.mu.Unlock()
-	if partial {
-		return
-	}
-	if err := d.write(want.State, want.Term, want.Replica); err != nil {
+func (d *localDisk) writeDue() {
+	err := d.write(func() (disk.Stamp, bool) {
+		d.busy = false
+		return d.keeper.Due()
+	})
+	if err != nil {
 		d.log.Warn("the disk image's stamp is out of date", "error", err)
 	}
 }
 
-// settle waits for what note began.
+// settle waits for what follow began.
 func (d *localDisk) settle() { d.writing.Wait() }
 
-func (d *localDisk) write(state disk.State, term uint64, replica string) error {
-	if d.stamp.State == state && d.stamp.Term == term {
+// write makes the stamp durable that the keeper is asked for.
+func (d *localDisk) write(ask func() (disk.Stamp, bool)) error {
+	d.io.Lock()
+	defer d.io.Unlock()
+	d.mu.Lock()
+	s, due := ask()
+	d.mu.Unlock()
+	if !due {
 		return nil
 	}
-	s := d.stamp
-	s.State, s.Term, s.Replica = state, term, replica
 	if d.path != "" {
 		if err := disk.WriteStamp(d.path, s); err != nil {
 			return err
 		}
 	}
-	d.stamp = s
+	d.mu.Lock()
+	d.keeper.Written(s)
+	d.mu.Unlock()
 	return nil
 }

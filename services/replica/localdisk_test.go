@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 	"github.com/understudy-ft/understudy/services/disk"
 )
 
@@ -46,6 +47,13 @@ func read(t *testing.T, path string) disk.Stamp {
 	return s
 }
 
+const (
+	active    = pb.Role_ROLE_ACTIVE
+	standby   = pb.Role_ROLE_STANDBY
+	protected = pb.Mode_MODE_PROTECTED
+	ended     = pb.Mode_MODE_ENDED
+)
+
 // An image keeps its name from the first start on; what it is worth to a later
 // start is what it was when the process was killed.
 func TestStampThroughLives(t *testing.T) {
@@ -62,13 +70,17 @@ func TestStampThroughLives(t *testing.T) {
 		term  uint64
 	}{
 		{"boot", func() error { return d.use(1, "r-1") }, disk.Active, 1},
-		{"next term", func() error { d.note(disk.Active, 3, "r-1"); return nil }, disk.Active, 3},
+		{"next term", func() error { d.follow(active, protected, 3, 1, "r-1"); return nil }, disk.Active, 3},
 		{"a copy begins", d.hold, disk.Partial, 3},
-		{"what is noted during the copy waits", func() error { d.note(disk.Standby, 5, "r-2"); return nil }, disk.Partial, 3},
-		{"the copy is whole", func() error { d.release(); d.note(disk.Standby, 5, "r-2"); return nil }, disk.Standby, 5},
+		{"what is due during the copy waits", func() error { d.follow(standby, protected, 5, 1, "r-2"); return nil }, disk.Partial, 3},
+		{"the copy is whole", func() error { d.release(); d.follow(standby, protected, 5, 1, "r-2"); return nil }, disk.Standby, 5},
 		{"checkpoint", d.hold, disk.Partial, 5},
-		{"the old state stays", func() error { d.release(); d.note(disk.Standby, 5, "r-2"); return nil }, disk.Standby, 5},
-		{"end", func() error { d.note(disk.Standby, 6, "r-2"); d.note(disk.Ended, 7, "r-2"); return nil }, disk.Ended, 7},
+		{"the old state stays", func() error { d.release(); d.follow(standby, protected, 5, 1, "r-2"); return nil }, disk.Standby, 5},
+		{"end", func() error {
+			d.follow(standby, protected, 6, 1, "r-2")
+			d.follow(standby, ended, 7, 1, "r-2")
+			return nil
+		}, disk.Ended, 7},
 	}
 	for _, s := range steps {
 		if err := s.do(); err != nil {

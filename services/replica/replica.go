@@ -16,7 +16,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
-	"github.com/understudy-ft/understudy/services/disk"
 	"github.com/understudy-ft/understudy/services/feed"
 	"github.com/understudy-ft/understudy/services/fence"
 	"github.com/understudy-ft/understudy/services/packet"
@@ -58,10 +57,8 @@ type life struct {
 	worker       *worker
 	feeding      *feeding   // the active's end of the feed
 	following    *following // the standby's end of the feed
-	// stamped: the guest has a writable disk here; noted is what its stamp was
-	// last told.
+	// stamped: the guest has a writable disk here.
 	stamped bool
-	noted   disk.Stamp
 	// busy counts the goroutines that use the machine's memory or etcd.
 	busy sync.WaitGroup
 	// trace is nil but for measurements.
@@ -155,28 +152,9 @@ func (l *life) loop(ctx context.Context) {
 		l.trace.flush()
 		l.backlog.Store(int64(l.core.InputBacklog()))
 		l.publish()
-		l.stampDisk()
-	}
-}
-
-// stampDisk lets the disk's stamp follow the replica's part.
-func (l *life) stampDisk() {
-	if !l.stamped {
-		return
-	}
-	s := disk.Stamp{State: disk.Active, Term: l.core.Term(), Replica: l.self.GetId()}
-	switch {
-	case l.core.Mode() == pb.Mode_MODE_ENDED:
-		s.State = disk.Ended
-	case l.core.Role() == pb.Role_ROLE_ACTIVE:
-	case l.core.Role() == pb.Role_ROLE_STANDBY && l.core.Epoch() > 0:
-		s.State = disk.Standby
-	default:
-		return
-	}
-	if s != l.noted {
-		l.noted = s
-		l.cfg.disk.note(s.State, s.Term, s.Replica)
+		if l.stamped {
+			l.cfg.disk.follow(l.core.Role(), l.core.Mode(), l.core.Term(), l.core.Epoch(), l.self.GetId())
+		}
 	}
 }
 
