@@ -72,10 +72,9 @@ func (l *life) discover(ctx context.Context) (*pb.DiscoverResponse, error) {
 		for _, addr := range l.cfg.Arbiters {
 			r, err := discoverAt(ctx, addr, l.cfg.Identity.ClientCredentials(anArbiter))
 			if err == nil {
-				if _, err := protocol.Spoken().Agree(protocol.Said(r.GetProtocol(), 0), "this replica", "the arbiter at "+addr); err != nil {
-					return nil, err
+				if _, err = protocol.Spoken().Agree(protocol.Said(r.GetProtocol(), 0), "this replica", "the arbiter"); err == nil {
+					return r, nil
 				}
-				return r, nil
 			}
 			last = fmt.Errorf("arbiter %s: %w", addr, explain(err, l.cfg.Identity != nil))
 		}

@@ -116,7 +116,7 @@ func (f *feeding) open() {
 	if d := m.Disk(); d != nil {
 		hello.Machine.DiskBytes, hello.Machine.DiskReadOnly = d.Size(), cfg.DiskReadOnly || d.ReadOnly()
 	}
-	a, err := f.dial(hello)
+	a, speaks, err := f.dial(hello)
 	if err != nil {
 		f.failed(fmt.Errorf("open the feed to %s at %s: %w", f.to.GetId(), f.to.GetAddress(), err))
 		return
@@ -136,7 +136,10 @@ func (f *feeding) open() {
 			}
 		}
 	}
-	f.post(func(l *life) { l.core.FeedUp(fence.Now()) })
+	f.post(func(l *life) {
+		l.log.Info("feed open", "term", f.term, "to", f.to.GetId(), "protocol", speaks)
+		l.core.FeedUp(fence.Now(), speaks)
+	})
 	f.carry()
 }
 
@@ -158,19 +161,27 @@ func (f *feeding) machine() (*machine.Machine, error) {
 	}
 }
 
-func (f *feeding) dial(hello *pb.FeedHello) (*feed.Active, error) {
+// dial returns the feed and the version of the protocol that it carries.
+func (f *feeding) dial(hello *pb.FeedHello) (*feed.Active, uint32, error) {
 	ctx, cancel := context.WithTimeout(f.ctx, dialPatience)
 	defer cancel()
 	// The guest's memory goes to a replica of its own VM alone.
 	creds := f.life.cfg.Identity.ClientCredentials(identity.ID{Role: identity.Replica, Name: f.life.cfg.VM})
 	for {
-		a, _, err := feed.Dial(ctx, f.to.GetAddress(), f.term, hello, f.life.worker.guestTime, f, feed.Config{SilentAfter: f.life.cfg.Silence, Credentials: creds})
-		if err == nil || ctx.Err() != nil || !errors.Is(err, feed.ErrRefused) {
-			return a, err
+		a, welcome, err := feed.Dial(ctx, f.to.GetAddress(), f.term, hello, f.life.worker.guestTime, f, feed.Config{SilentAfter: f.life.cfg.Silence, Credentials: creds})
+		if err == nil {
+			speaks, err := role.Welcomed(welcome)
+			if err != nil {
+				a.Close(err)
+			}
+			return a, speaks, err
+		}
+		if ctx.Err() != nil || !errors.Is(err, feed.ErrRefused) {
+			return nil, 0, err
 		}
 		select {
 		case <-ctx.Done():
-			return nil, err
+			return nil, 0, err
 		case <-time.After(dialRetry):
 		}
 	}

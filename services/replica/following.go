@@ -11,7 +11,6 @@ import (
 	"github.com/understudy-ft/understudy/services/feed"
 	"github.com/understudy-ft/understudy/services/fence"
 	"github.com/understudy-ft/understudy/services/machine"
-	"github.com/understudy-ft/understudy/services/protocol"
 )
 
 // Bounds of what an active may make a standby hold.
@@ -42,12 +41,14 @@ type following struct {
 // the server.
 func (l *life) accept(s *feed.Standby, term uint64, hello *pb.FeedHello) (feed.StandbyHandler, *pb.FeedWelcome, error) {
 	type answer struct {
-		f   *following
-		err error
+		f      *following
+		speaks uint32
+		err    error
 	}
 	answers := make(chan answer, 1)
 	l.box.put(func() {
-		if err := l.core.AcceptFeed(fence.Now(), term, hello); err != nil {
+		speaks, err := l.core.AcceptFeed(fence.Now(), term, hello)
+		if err != nil {
 			answers <- answer{err: err}
 			return
 		}
@@ -57,18 +58,17 @@ func (l *life) accept(s *feed.Standby, term uint64, hello *pb.FeedHello) (feed.S
 		} else {
 			l.following = f
 			l.busy.Go(func() { <-s.Done() }) // its goroutine writes the machine's memory
-			l.core.FeedUp(fence.Now())
+			l.log.Info("feed accepted", "term", term, "from", hello.GetActiveId(), "protocol", speaks)
+			l.core.FeedUp(fence.Now(), speaks)
 		}
-		answers <- answer{f, err}
+		answers <- answer{f, speaks, err}
 	})
 	select {
 	case a := <-answers:
 		if a.err != nil {
 			return nil, nil, a.err
 		}
-		// AcceptFeed has found one that both speak.
-		speaks, err := protocol.Spoken().Agree(protocol.Said(hello.GetProtocol(), hello.GetProtocolMax()), "this replica", "the active")
-		return a.f, &pb.FeedWelcome{DiskEmpty: a.f.empty, Protocol: speaks}, err
+		return a.f, &pb.FeedWelcome{DiskEmpty: a.f.empty, Protocol: a.speaks}, nil
 	case <-l.ended:
 		return nil, nil, errors.New("this replica is ending")
 	case <-time.After(acceptTimeout):

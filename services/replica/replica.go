@@ -59,6 +59,8 @@ type life struct {
 	following    *following // the standby's end of the feed
 	// stamped: the guest has a writable disk here.
 	stamped bool
+	// reported is the Core's last event.
+	reported role.Event
 	// busy counts the goroutines that use the machine's memory or etcd.
 	busy sync.WaitGroup
 	// trace is nil but for measurements.
@@ -334,7 +336,14 @@ func (h *host) Discard(why string) { (*life)(h).end(fmt.Errorf("%w: %s", errDisc
 
 func (h *host) Exit(err error) { (*life)(h).end(err) }
 
+// Report logs an event. What is only said again, such as that an arbiter still
+// will not have this replica, is for who asks for details.
 func (h *host) Report(e role.Event) {
+	level := hclog.Info
+	if e == h.reported {
+		level = hclog.Debug
+	}
+	h.reported = e
 	args := []any{"term", e.Term, "epoch", e.Epoch, "mode", modeName(e.Mode)}
 	if e.Reason != pb.Reason_REASON_UNSPECIFIED {
 		args = append(args, "reason", reasonName(e.Reason))
@@ -346,5 +355,5 @@ func (h *host) Report(e role.Event) {
 		args = append(args, "pause", e.Took.Round(10*time.Microsecond), "pages_compared", s.GetPagesCompared(),
 			"pages_sent", s.GetPagesSent(), "blocks_sent", s.GetBlocksSent())
 	}
-	h.log.Info(e.What, args...)
+	h.log.Log(level, e.What, args...)
 }

@@ -5,12 +5,24 @@ import (
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 	"github.com/understudy-ft/understudy/services/flow"
+	"github.com/understudy-ft/understudy/services/protocol"
 )
 
+// Welcomed returns the version that the standby has chosen for the feed to it,
+// or why this build cannot speak it.
+func Welcomed(w *pb.FeedWelcome) (uint32, error) {
+	chosen := w.GetProtocol()
+	if chosen == 0 {
+		chosen = Protocol // it knew no other
+	}
+	return protocol.Spoken().Agree(protocol.Said(chosen, 0), "this replica", "the standby")
+}
+
 // FeedUp says that the standby has welcomed the feed (active), or that the
-// active's feed was accepted by AcceptFeed (standby).
-func (c *Core) FeedUp(now time.Duration) {
-	c.feedUp = true
+// active's feed was accepted by AcceptFeed (standby), and which version of the
+// protocol it carries: that of Welcomed or AcceptFeed.
+func (c *Core) FeedUp(now time.Duration, speaks uint32) {
+	c.feedUp, c.feedSpeaks = true, speaks
 	if c.role == pb.Role_ROLE_ACTIVE && c.sync.phase == dialing {
 		// A live copy takes as long as it takes: it shows progress, and the feed
 		// has its own deadlines.

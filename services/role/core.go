@@ -92,6 +92,7 @@ type Core struct {
 	syncTimeout time.Duration
 	arbiterUp   bool
 	feedUp      bool
+	feedSpeaks  uint32 // the version that the last feed carried
 	// feeding says that inputs go to the standby, too: since the pause of the
 	// last checkpoint (active).
 	feeding bool
@@ -223,7 +224,7 @@ func (c *Core) Tick(now, idleFor time.Duration) {
 		c.toArbiter(&pb.FromReplica_Heartbeat{Heartbeat: &pb.Heartbeat{
 			Epoch: c.epoch, DeliveredInput: c.in.delivered, IdleUs: uint64(idleFor.Microseconds()),
 			Held: uint32(c.out.len()), FeedLag: uint32(c.in.waiting()), LeaseId: c.leaseID,
-			Bypassed: c.bypassed,
+			Bypassed: c.bypassed, FeedProtocol: c.spokenOnFeed(),
 		}})
 	}
 	c.emitSolo(now)
@@ -232,6 +233,14 @@ func (c *Core) Tick(now, idleFor time.Duration) {
 		c.SyncFailed(now, pb.Reason_REASON_LAGGING,
 			fmt.Errorf("%s took longer than %s", c.sync.phase, c.syncTimeout))
 	}
+}
+
+// spokenOnFeed is the version of the protocol on the feed; 0: there is none.
+func (c *Core) spokenOnFeed() uint32 {
+	if !c.feedUp {
+		return 0
+	}
+	return c.feedSpeaks
 }
 
 // Flush sends what has gathered: reports of outputs, confirmations, progress.

@@ -127,9 +127,12 @@ func (h *fuzzHost) step(data []byte) []byte {
 		c.Lease(h.now, 1, h.now+time.Second)
 	case stepAcceptFeed:
 		hello := &pb.FeedHello{Protocol: Protocol, Vm: "vm", ActiveId: "b", StandbyId: "a"}
-		if !h.feed && c.AcceptFeed(h.now, c.Term(), hello) == nil {
+		if h.feed {
+			break
+		}
+		if speaks, err := c.AcceptFeed(h.now, c.Term(), hello); err == nil {
 			h.feed, h.active = true, true
-			c.FeedUp(h.now)
+			c.FeedUp(h.now, speaks)
 		}
 	case stepFeedEnds:
 		if h.feed {
@@ -190,7 +193,7 @@ func (h *fuzzHost) DialFeed(*pb.ReplicaRef) {
 			return
 		}
 		if h.feed, h.active = ok, false; ok {
-			h.core.FeedUp(h.now)
+			h.core.FeedUp(h.now, Protocol)
 		} else {
 			h.core.FeedDown(h.now, errFuzz)
 		}

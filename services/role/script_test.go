@@ -122,11 +122,11 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 	case "feed":
 		switch {
 		case d.HasArg("up"):
-			c.FeedUp(s.now)
+			c.FeedUp(s.now, Protocol)
 		case d.HasArg("down"):
 			c.FeedDown(s.now, errors.New("broken"))
 		default:
-			err := c.AcceptFeed(s.now, num("term"), &pb.FeedHello{Protocol: Protocol, Vm: "vm", ActiveId: text("active"), StandbyId: text("standby")})
+			_, err := c.AcceptFeed(s.now, num("term"), &pb.FeedHello{Protocol: Protocol, Vm: "vm", ActiveId: text("active"), StandbyId: text("standby")})
 			fmt.Fprintf(&s.out, "accept: %v\n", err)
 		}
 	case "converged":

@@ -16,27 +16,28 @@ var (
 )
 
 // AcceptFeed tells whether a feed may be opened to this replica: by the active
-// of its term, for its first copy.
-func (c *Core) AcceptFeed(now time.Duration, term uint64, h *pb.FeedHello) error {
-	_, unspoken := protocol.Spoken().Agree(protocol.Said(h.GetProtocol(), h.GetProtocolMax()), "this replica", "the active")
+// of its term, for its first copy. speaks is the version of the protocol that
+// it is to carry.
+func (c *Core) AcceptFeed(now time.Duration, term uint64, h *pb.FeedHello) (speaks uint32, err error) {
+	speaks, unspoken := protocol.Spoken().Agree(protocol.Said(h.GetProtocol(), h.GetProtocolMax()), "this replica", "the active")
 	switch {
 	case unspoken != nil:
-		return fmt.Errorf("%w: %w", ErrFeed, unspoken)
+		return 0, fmt.Errorf("%w: %w", ErrFeed, unspoken)
 	case h.GetVm() != c.cfg.VM:
-		return fmt.Errorf("%w: it is for VM %q, this replica is for %q", ErrFeed, h.GetVm(), c.cfg.VM)
+		return 0, fmt.Errorf("%w: it is for VM %q, this replica is for %q", ErrFeed, h.GetVm(), c.cfg.VM)
 	case h.GetStandbyId() != c.cfg.Self.GetId():
-		return fmt.Errorf("%w: it is for replica %q, this is %q", ErrFeed, h.GetStandbyId(), c.cfg.Self.GetId())
+		return 0, fmt.Errorf("%w: it is for replica %q, this is %q", ErrFeed, h.GetStandbyId(), c.cfg.Self.GetId())
 	case term < c.term:
-		return fmt.Errorf("%w: term %d is over, this replica is in term %d", ErrFeed, term, c.term)
+		return 0, fmt.Errorf("%w: term %d is over, this replica is in term %d", ErrFeed, term, c.term)
 	case term > c.term || c.role != pb.Role_ROLE_STANDBY || c.sync.phase != copying || c.ended:
-		return fmt.Errorf("%w: this replica has not been told to be the standby of term %d", ErrFeed, term)
+		return 0, fmt.Errorf("%w: this replica has not been told to be the standby of term %d", ErrFeed, term)
 	case h.GetActiveId() != c.peer.GetId():
-		return fmt.Errorf("%w: %q is not the active of term %d", ErrFeed, h.GetActiveId(), term)
+		return 0, fmt.Errorf("%w: %q is not the active of term %d", ErrFeed, h.GetActiveId(), term)
 	case c.feedUp:
-		return fmt.Errorf("%w: there is one already", ErrFeed)
+		return 0, fmt.Errorf("%w: there is one already", ErrFeed)
 	}
 	c.feedTerm = term
-	return nil
+	return speaks, nil
 }
 
 // FromActive takes a message of the feed, but for pages, blocks and state,

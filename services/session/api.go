@@ -5,6 +5,7 @@ import (
 	"time"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
+	"github.com/understudy-ft/understudy/services/protocol"
 )
 
 // Conn names one Attach stream for as long as the owner of the Core lives. The
@@ -21,6 +22,9 @@ type Token uint64
 type Config struct {
 	// VM is the identity of the VM. Replicas of other VMs are refused.
 	VM string
+	// Speaks are the versions of the protocol that this arbiter knows
+	// (protocol.Spoken).
+	Speaks protocol.Range
 	// Policy holds what an operator has not set for the VM; its zero fields take
 	// DefaultPolicy's.
 	Policy *pb.Policy

@@ -53,6 +53,9 @@ func (c Config) withDefaults() Config {
 		policy = p
 	}
 	c.Policy = policy
+	if c.Speaks == (protocol.Range{}) {
+		c.Speaks = protocol.Spoken()
+	}
 	def(&c.Heartbeat, 50*time.Millisecond)
 	def(&c.Grace, time.Second)
 	def(&c.FirstCopyMax, 10*time.Minute)

@@ -232,7 +232,7 @@ func (c *Core) nextStandby() *replica {
 
 // mayTry tells whether a spare may become the standby now.
 func (c *Core) mayTry(r *replica) bool {
-	if c.drained(r) {
+	if c.drained(r) || c.unspoken(r) != nil {
 		return false
 	}
 	for _, f := range c.failures {
@@ -241,6 +241,17 @@ func (c *Core) mayTry(r *replica) bool {
 		}
 	}
 	return true
+}
+
+// unspoken tells why a spare cannot be the standby of the active: no version of
+// the protocol is spoken by both.
+func (c *Core) unspoken(r *replica) error {
+	a := c.active()
+	if a == nil || r.role != pb.Role_ROLE_SPARE {
+		return nil
+	}
+	_, err := a.speaks.Agree(r.speaks, a.id(), r.id())
+	return err
 }
 
 // putOff keeps a replica from becoming the standby for a while.

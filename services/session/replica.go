@@ -17,7 +17,9 @@ type replica struct {
 	// process names the replica's process, whatever its id; version is its
 	// software's.
 	process, version string
-	// protocol is the version that is spoken with it.
+	// speaks are the versions of the protocol that it knows, protocol is the one
+	// that is spoken with it.
+	speaks   protocol.Range
 	protocol uint32
 	role     pb.Role
 	lease    int64
@@ -106,8 +108,9 @@ func (c *Core) attach(in Attached) {
 	if r.process == "" {
 		r.process = r.id()
 	}
-	speaks, unspoken := protocol.Spoken().Agree(protocol.Said(h.GetProtocol(), h.GetProtocolMax()), "this arbiter", "the replica")
-	r.protocol = speaks
+	r.speaks = protocol.Said(h.GetProtocol(), h.GetProtocolMax())
+	var unspoken error
+	r.protocol, unspoken = c.cfg.Speaks.Agree(r.speaks, "this arbiter", "the replica")
 	refuse := func(a pb.Refusal_Action, format string, args ...any) {
 		c.counters.Refused++
 		c.do(Close{Conn: in.Conn, Refusal: &pb.Refusal{Action: a, Detail: fmt.Sprintf(format, args...)}})
@@ -116,7 +119,8 @@ func (c *Core) attach(in Attached) {
 	case c.byConn(in.Conn) != nil:
 		return // a Conn attaches once
 	case unspoken != nil:
-		refuse(pb.Refusal_ACTION_EXIT, "%v", unspoken)
+		// Another arbiter may speak with it, and its copy may be the VM's only one.
+		refuse(pb.Refusal_ACTION_RETRY, "%v", unspoken)
 		return
 	case h.GetVm() != c.cfg.VM:
 		refuse(pb.Refusal_ACTION_EXIT, "it is of VM %q, not of %q", clip(h.GetVm()), c.cfg.VM)
@@ -173,8 +177,11 @@ func (c *Core) admit(r *replica) {
 			return
 		}
 	}
-	c.report(pb.EventType_EVENT_TYPE_REPLICA_ATTACHED, pb.Reason_REASON_UNSPECIFIED,
-		fmt.Sprintf("%s attached as %s", r.id(), roleWord(r.role)), nil)
+	detail := fmt.Sprintf("%s attached as %s", r.id(), roleWord(r.role))
+	if err := c.unspoken(r); err != nil {
+		detail += ", and cannot be the standby: " + err.Error()
+	}
+	c.report(pb.EventType_EVENT_TYPE_REPLICA_ATTACHED, pb.Reason_REASON_UNSPECIFIED, detail, nil)
 	if !r.hasCopy() || rec == nil {
 		return
 	}

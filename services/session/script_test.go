@@ -12,6 +12,7 @@ import (
 	"github.com/cockroachdb/datadriven"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
+	"github.com/understudy-ft/understudy/services/protocol"
 )
 
 // TestScripts runs the scripts in testdata (regenerate with -rewrite). Each
@@ -21,7 +22,7 @@ import (
 //	own none | own MODE term=N active=ID [standby=ID] [rev=N] [disk=ID] [disk2=ID] (the active's and the standby's image)
 //	  [suspended=yes] [drained=PROCESS]
 //	disown
-//	attach CONN ID ROLE [term=N] [mode=MODE] [epoch=N] [lease=N] [vm=NAME] [protocol=N]
+//	attach CONN ID ROLE [term=N] [mode=MODE] [epoch=N] [lease=N] [vm=NAME] [protocol=MIN[-MAX]]
 //	  [disk=ID[:TERM][:torn][:adopt]] [boots=yes] [at=HOST] [process=NAME]
 //	detach CONN [WHY]
 //	from CONN [term=N] beat [epoch=N] [input=N] [idle=DURATION] [lease=N]
@@ -55,7 +56,11 @@ func TestScripts(t *testing.T) {
 					if d.HasArg("epochmax") {
 						d.ScanArgs(t, "epochmax", &policy.EpochMaxMs)
 					}
-					s = newScript(Config{VM: "web", Policy: policy})
+					var most uint64 = 1
+					if d.HasArg("speaks") {
+						d.ScanArgs(t, "speaks", &most)
+					}
+					s = newScript(Config{VM: "web", Policy: policy, Speaks: protocol.Range{Min: 1, Max: uint32(most)}})
 					return ""
 				case "run":
 					s.out.Reset()
@@ -250,7 +255,8 @@ func (s *script) attach(plain []string, keys map[string]string) error {
 	}
 	h.Process = keys["process"]
 	if v, ok := keys["protocol"]; ok {
-		h.Protocol = uint32(num(v))
+		low, high, _ := strings.Cut(v, "-")
+		h.Protocol, h.ProtocolMax = uint32(num(low)), uint32(num(high))
 	}
 	if v, ok := keys["lease"]; ok {
 		h.LeaseId = int64(num(v))

@@ -51,16 +51,17 @@ func (r *replica) dial(to *pb.ReplicaRef, term uint64, tries int) {
 			return
 		}
 		hello := &pb.FeedHello{Protocol: role.Protocol, Vm: r.v.name, ActiveId: r.id, StandbyId: to.GetId()}
-		if err := s.core.AcceptFeed(s.clock(), term, hello); err != nil {
+		speaks, err := s.core.AcceptFeed(s.clock(), term, hello)
+		if err != nil {
 			refused(err.Error())
 			return
 		}
-		r.opened(s)
+		r.opened(s, speaks)
 	})
 }
 
 // opened begins a feed that the standby has accepted.
-func (r *replica) opened(s *replica) {
+func (r *replica) opened(s *replica, speaks uint32) {
 	st := r.w.connect(r.process, s.process)
 	mine, theirs := st.ends[0], st.ends[1]
 	r.feeding, s.following = mine, theirs
@@ -85,8 +86,8 @@ func (r *replica) opened(s *replica) {
 		}
 	}
 	st.start()
-	s.do(func() { s.core.FeedUp(s.clock()) })
-	r.do(func() { r.core.FeedUp(r.clock()) })
+	s.do(func() { s.core.FeedUp(s.clock(), speaks) })
+	r.do(func() { r.core.FeedUp(r.clock(), speaks) })
 }
 
 // take is the standby's checkpoint receiver and the core's feed.

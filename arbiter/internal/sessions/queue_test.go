@@ -4,6 +4,8 @@ import (
 	"testing"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
+	"github.com/understudy-ft/understudy/services/protocol"
+	"github.com/understudy-ft/understudy/services/session"
 )
 
 func release(term, epoch uint64, ids ...uint64) *pb.ToReplica {
@@ -110,34 +112,31 @@ func TestReleasesAreJoined(t *testing.T) {
 
 func TestCheckHello(t *testing.T) {
 	hello := func(edit func(*pb.Hello)) *pb.FromReplica {
-		h := &pb.Hello{Protocol: 1, Vm: "web", Replica: &pb.ReplicaRef{Id: "r-1", Address: "h:1"}, Role: pb.Role_ROLE_SPARE}
+		h := &pb.Hello{Protocol: session.ProtocolVersion, Vm: "web", Replica: &pb.ReplicaRef{Id: "r-1", Address: "h:1"}, Role: pb.Role_ROLE_SPARE}
 		edit(h)
 		return &pb.FromReplica{Body: &pb.FromReplica_Hello{Hello: h}}
 	}
 	long := string(make([]byte, 10000))
 	for name, tc := range map[string]struct {
-		m  *pb.FromReplica
-		ok bool
+		m    *pb.FromReplica
+		want pb.Refusal_Action
 	}{
-		"good":            {hello(func(*pb.Hello) {}), true},
-		"no message":      {nil, false},
-		"no body":         {&pb.FromReplica{}, false},
-		"nil hello":       {&pb.FromReplica{Body: &pb.FromReplica_Hello{}}, false},
-		"another body":    {&pb.FromReplica{Body: &pb.FromReplica_Heartbeat{}}, false},
-		"older protocol":  {hello(func(h *pb.Hello) { h.Protocol = 0 }), false},
-		"newer protocol":  {hello(func(h *pb.Hello) { h.Protocol = 2 }), false},
-		"no VM":           {hello(func(h *pb.Hello) { h.Vm = "" }), false},
-		"VM with a slash": {hello(func(h *pb.Hello) { h.Vm = "a/owner" }), false},
-		"no replica":      {hello(func(h *pb.Hello) { h.Replica = nil }), false},
-		"bad replica":     {hello(func(h *pb.Hello) { h.Replica.Id = "../r" }), false},
-		"long address":    {hello(func(h *pb.Hello) { h.Replica.Address = long }), false},
-		"long version":    {hello(func(h *pb.Hello) { h.Version = long }), false},
+		"good":            {hello(func(*pb.Hello) {}), pb.Refusal_ACTION_UNSPECIFIED},
+		"no message":      {nil, pb.Refusal_ACTION_EXIT},
+		"no body":         {&pb.FromReplica{}, pb.Refusal_ACTION_EXIT},
+		"nil hello":       {&pb.FromReplica{Body: &pb.FromReplica_Hello{}}, pb.Refusal_ACTION_EXIT},
+		"another body":    {&pb.FromReplica{Body: &pb.FromReplica_Heartbeat{}}, pb.Refusal_ACTION_EXIT},
+		"older protocol":  {hello(func(h *pb.Hello) { h.Protocol = 0 }), pb.Refusal_ACTION_RETRY},
+		"newer protocol":  {hello(func(h *pb.Hello) { h.Protocol = protocol.Spoken().Max + 1 }), pb.Refusal_ACTION_RETRY},
+		"no VM":           {hello(func(h *pb.Hello) { h.Vm = "" }), pb.Refusal_ACTION_EXIT},
+		"VM with a slash": {hello(func(h *pb.Hello) { h.Vm = "a/owner" }), pb.Refusal_ACTION_EXIT},
+		"no replica":      {hello(func(h *pb.Hello) { h.Replica = nil }), pb.Refusal_ACTION_EXIT},
+		"bad replica":     {hello(func(h *pb.Hello) { h.Replica.Id = "../r" }), pb.Refusal_ACTION_EXIT},
+		"long address":    {hello(func(h *pb.Hello) { h.Replica.Address = long }), pb.Refusal_ACTION_EXIT},
+		"long version":    {hello(func(h *pb.Hello) { h.Version = long }), pb.Refusal_ACTION_EXIT},
 	} {
 		r := CheckHello(tc.m)
-		if (r == nil) != tc.ok {
-			t.Errorf("%s: %v", name, r)
-		}
-		if r != nil && (r.Action != pb.Refusal_ACTION_EXIT || r.Detail == "" || len(r.Detail) > 500) {
+		if r.GetAction() != tc.want || r != nil && (r.Detail == "" || len(r.Detail) > 500) {
 			t.Errorf("%s: %v", name, r)
 		}
 	}

@@ -113,7 +113,8 @@ func CheckHello(first *pb.FromReplica) *pb.Refusal {
 		return refuse(pb.Refusal_ACTION_EXIT, "the first message must be a Hello")
 	}
 	if _, err := protocol.Spoken().Agree(protocol.Said(h.Protocol, h.ProtocolMax), "this arbiter", "the replica"); err != nil {
-		return refuse(pb.Refusal_ACTION_EXIT, "%v", err)
+		// Another arbiter may speak with it, and its copy may be the VM's only one.
+		return refuse(pb.Refusal_ACTION_RETRY, "%v", err)
 	}
 	if err := fence.CheckName("VM", h.Vm); err != nil {
 		return refuse(pb.Refusal_ACTION_EXIT, "%v", err)

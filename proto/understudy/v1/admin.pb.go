@@ -1503,9 +1503,11 @@ type ReplicaStatus struct {
 	// Hello.process.
 	Process string `protobuf:"bytes,11,opt,name=process,proto3" json:"process,omitempty"`
 	// It is not to be used as the standby.
-	Drained       bool  `protobuf:"varint,12,opt,name=drained,proto3" json:"drained,omitempty"`
-	Disk          *Disk `protobuf:"bytes,13,opt,name=disk,proto3" json:"disk,omitempty"`
-	CanBoot       bool  `protobuf:"varint,14,opt,name=can_boot,json=canBoot,proto3" json:"can_boot,omitempty"`
+	Drained bool  `protobuf:"varint,12,opt,name=drained,proto3" json:"drained,omitempty"`
+	Disk    *Disk `protobuf:"bytes,13,opt,name=disk,proto3" json:"disk,omitempty"`
+	CanBoot bool  `protobuf:"varint,14,opt,name=can_boot,json=canBoot,proto3" json:"can_boot,omitempty"`
+	// The version that active and standby speak on the feed; 0: there is none.
+	FeedProtocol  uint32 `protobuf:"varint,15,opt,name=feed_protocol,json=feedProtocol,proto3" json:"feed_protocol,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1636,6 +1638,13 @@ func (x *ReplicaStatus) GetCanBoot() bool {
 		return x.CanBoot
 	}
 	return false
+}
+
+func (x *ReplicaStatus) GetFeedProtocol() uint32 {
+	if x != nil {
+		return x.FeedProtocol
+	}
+	return 0
 }
 
 type VMCounters struct {
@@ -2049,7 +2058,7 @@ const file_understudy_v1_admin_proto_rawDesc = "" +
 	"ArbiterRef\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
-	"\x04page\x18\x03 \x01(\tR\x04page\"\xbc\x03\n" +
+	"\x04page\x18\x03 \x01(\tR\x04page\"\xe1\x03\n" +
 	"\rReplicaStatus\x123\n" +
 	"\areplica\x18\x01 \x01(\v2\x19.understudy.v1.ReplicaRefR\areplica\x12'\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x13.understudy.v1.RoleR\x04role\x12'\n" +
@@ -2065,7 +2074,8 @@ const file_understudy_v1_admin_proto_rawDesc = "" +
 	"\aprocess\x18\v \x01(\tR\aprocess\x12\x18\n" +
 	"\adrained\x18\f \x01(\bR\adrained\x12'\n" +
 	"\x04disk\x18\r \x01(\v2\x13.understudy.v1.DiskR\x04disk\x12\x19\n" +
-	"\bcan_boot\x18\x0e \x01(\bR\acanBoot\"\x94\x03\n" +
+	"\bcan_boot\x18\x0e \x01(\bR\acanBoot\x12#\n" +
+	"\rfeed_protocol\x18\x0f \x01(\rR\ffeedProtocol\"\x94\x03\n" +
 	"\n" +
 	"VMCounters\x12)\n" +
 	"\x10outputs_compared\x18\x01 \x01(\x04R\x0foutputsCompared\x12)\n" +

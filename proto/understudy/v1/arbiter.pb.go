@@ -833,7 +833,9 @@ type Heartbeat struct {
 	LeaseId int64 `protobuf:"varint,6,opt,name=lease_id,json=leaseId,proto3" json:"lease_id,omitempty"`
 	// Outputs that have left past the arbiter, by a flow rule, since the replica
 	// took its copy.
-	Bypassed      uint64 `protobuf:"varint,7,opt,name=bypassed,proto3" json:"bypassed,omitempty"`
+	Bypassed uint64 `protobuf:"varint,7,opt,name=bypassed,proto3" json:"bypassed,omitempty"`
+	// The version of the protocol that is spoken on the feed; 0: there is none.
+	FeedProtocol  uint32 `protobuf:"varint,8,opt,name=feed_protocol,json=feedProtocol,proto3" json:"feed_protocol,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -913,6 +915,13 @@ func (x *Heartbeat) GetLeaseId() int64 {
 func (x *Heartbeat) GetBypassed() uint64 {
 	if x != nil {
 		return x.Bypassed
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetFeedProtocol() uint32 {
+	if x != nil {
+		return x.FeedProtocol
 	}
 	return 0
 }
@@ -1919,7 +1928,7 @@ const file_understudy_v1_arbiter_proto_rawDesc = "" +
 	"\bcan_boot\x18\n" +
 	" \x01(\bR\acanBoot\x12\x18\n" +
 	"\aprocess\x18\v \x01(\tR\aprocess\x12!\n" +
-	"\fprotocol_max\x18\f \x01(\rR\vprotocolMax\"\xc9\x01\n" +
+	"\fprotocol_max\x18\f \x01(\rR\vprotocolMax\"\xee\x01\n" +
 	"\tHeartbeat\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12'\n" +
 	"\x0fdelivered_input\x18\x02 \x01(\x04R\x0edeliveredInput\x12\x17\n" +
@@ -1927,7 +1936,8 @@ const file_understudy_v1_arbiter_proto_rawDesc = "" +
 	"\x04held\x18\x04 \x01(\rR\x04held\x12\x19\n" +
 	"\bfeed_lag\x18\x05 \x01(\rR\afeedLag\x12\x19\n" +
 	"\blease_id\x18\x06 \x01(\x03R\aleaseId\x12\x1a\n" +
-	"\bbypassed\x18\a \x01(\x04R\bbypassed\"\x12\n" +
+	"\bbypassed\x18\a \x01(\x04R\bbypassed\x12#\n" +
+	"\rfeed_protocol\x18\b \x01(\rR\ffeedProtocol\"\x12\n" +
 	"\x10ArbiterHeartbeat\"P\n" +
 	"\aOutputs\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12/\n" +
