@@ -99,7 +99,7 @@ func (o *options) tell(ctx context.Context, stories []int) (err error) {
 func summary(cpus int, r story.Result) string {
 	return fmt.Sprintf("%d vCPU%s on KVM: %d fail-overs (the clients' longest waits were %s ms), "+
 		"%d resynchronizations with %d pages compared and %d sent (median pause %.0f ms); "+
-		"%d acknowledged writes, %d lost; %d connections, %d broken",
+		"%d acknowledged writes, %d lost; %d connections, %d broken; %s",
 		cpus, strings.Repeat("s", min(cpus-1, 1)), r.FailoversObserved, strings.Trim(fmt.Sprint(r.FailoverGapMs), "[]"),
-		r.Resyncs, r.PagesCompared, r.PagesSent, r.ResyncPauseP50Ms, r.Acked, r.Lost, r.Connections, r.ConnectionsLost)
+		r.Resyncs, r.PagesCompared, r.PagesSent, r.ResyncPauseP50Ms, r.Acked, r.Lost, r.Connections, r.ConnectionsLost, r.Clock())
 }

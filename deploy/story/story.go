@@ -41,6 +41,7 @@ type Story struct {
 	Config
 	began   time.Time
 	clients *load.Load
+	clock   *load.Clock
 	last    *pb.VMStatus
 	lost    time.Time // when the last host was lost
 	before  int64     // acknowledged writes then
@@ -65,6 +66,9 @@ func (s *Story) Result() Result { return s.result }
 func (s *Story) Close() {
 	if s.clients != nil {
 		s.clients.Stop()
+	}
+	if s.clock != nil {
+		_ = s.clock.Close() // it has been asked
 	}
 }
 
@@ -97,7 +101,9 @@ func (s *Story) Boot(ctx context.Context) error {
 		return errors.Join(err, s.Alive())
 	}
 	s.Say("Redis answers")
-	return nil
+	var err error
+	s.clock, err = load.OpenClock(s.Redis)
+	return err
 }
 
 // Begin waits until the VM is protected, and opens the connections.
@@ -129,6 +135,9 @@ func (s *Story) Calm(ctx context.Context) error {
 // Lose takes the host of the active replica away under load, and waits until
 // the standby has taken over. lose does it and says what it did.
 func (s *Story) Lose(ctx context.Context, lose func(active string) (what string, err error)) error {
+	if _, err := s.askTime(1); err != nil {
+		return err
+	}
 	record := s.last.GetRecord()
 	heir := record.GetStandby().GetId()
 	s.before, s.lost = s.clients.Acked(), time.Now()
@@ -145,6 +154,11 @@ func (s *Story) Lose(ctx context.Context, lose func(active string) (what string,
 		return err
 	}
 	s.Say("%s has taken over in term %d", heir, s.last.GetRecord().GetTerm())
+	d, err := s.askTime(soloQuestions)
+	if err != nil {
+		return err
+	}
+	s.result.ClockAheadMs = append(s.result.ClockAheadMs, [2]float64{milliseconds(d.Least), milliseconds(d.Most)})
 	return nil
 }
 
@@ -204,6 +218,9 @@ func (s *Story) Resync(ctx context.Context, n int) error {
 		switch {
 		case err == nil:
 			done++
+			if _, err := s.askTime(1); err != nil {
+				return err
+			}
 		case status.Code(err) == codes.Aborted: // another is under way
 		default:
 			return fmt.Errorf("order a resynchronization: %w", err)
@@ -219,6 +236,9 @@ func (s *Story) Resync(ctx context.Context, n int) error {
 
 // End ends the load and reads every acknowledged write back.
 func (s *Story) End(ctx context.Context) error {
+	if _, err := s.askTime(1); err != nil {
+		return err
+	}
 	seen := s.clients.Stop()
 	s.Say("load ends: %d writes acknowledged, %d reads; reading everything back", seen.Acked, seen.Reads)
 	lost, err := s.clients.Verify(ctx)
@@ -230,7 +250,20 @@ func (s *Story) End(ctx context.Context) error {
 	}
 	s.result.finish(s.last.GetCounters(), seen, lost)
 	s.Say("%d acknowledged writes checked: %d lost; %d of %d connections broken", seen.Acked, lost, seen.ConnectionsLost, seen.Connections)
+	s.Say("%s", s.result.Clock())
 	return nil
+}
+
+// soloQuestions is how often the guest's time is asked for while it is not
+// protected, when an answer waits for nothing.
+const soloQuestions = 5
+
+// askTime asks for the guest's time.
+func (s *Story) askTime(times int) (load.Drift, error) {
+	d, err := s.clock.Ask(times)
+	s.result.ClockAsked, s.result.ClockBackwards = s.clock.Asked, s.clock.Backwards
+	s.result.behind = max(s.result.behind, -d.Most)
+	return d, err
 }
 
 func (s *Story) await(ctx context.Context, what string, ok func(*pb.VMStatus) bool) error {
