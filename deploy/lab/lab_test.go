@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,8 +20,8 @@ const (
 	guest = "../../build/guest/x86"
 )
 
-// runLab runs the lab that make build has made, and returns its results.
-func runLab(t *testing.T, args ...string) []story.Result {
+// needHosts skips a test where no emulated host can run.
+func needHosts(t *testing.T) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("SKIPPED, NOT TESTED: boots emulated hosts")
@@ -31,6 +32,12 @@ func runLab(t *testing.T, args ...string) []story.Result {
 		}
 		t.Skipf("SKIPPED, NOT TESTED: %v", err)
 	}
+}
+
+// runLab runs the lab that make build has made, and returns its results.
+func runLab(t *testing.T, args ...string) []story.Result {
+	t.Helper()
+	needHosts(t)
 	cmd := exec.Command(bin+"/lab", append([]string{"--bin", bin, "--guest", guest, "--dir", t.TempDir()}, args...)...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -73,4 +80,65 @@ func TestGuestOfTwoCPUsOutlivesItsHosts(t *testing.T) {
 	if r.Resyncs < 2 || r.PagesCompared == 0 || r.PagesSent == 0 {
 		t.Errorf("%d resynchronizations with %d pages compared and %d sent", r.Resyncs, r.PagesCompared, r.PagesSent)
 	}
+	if r.ClockAsked < 20 || r.ClockBackwards != 0 || len(r.ClockAheadMs) != 2 { // 5 at first, 1 and 5 around each loss, 1 for each order and in the end
+		t.Errorf("the guest's clock was asked %d times and ran backwards %d times", r.ClockAsked, r.ClockBackwards)
+	}
+}
+
+// An interrupted lab, and one that is killed, leave no process behind, and with
+// the last process goes their network namespace.
+func TestInterruptedLabLeavesNothing(t *testing.T) {
+	for name, signal := range map[string]syscall.Signal{"interrupted": syscall.SIGINT, "killed": syscall.SIGKILL} {
+		t.Run(name, func(t *testing.T) {
+			needHosts(t)
+			dir := t.TempDir()
+			cmd := exec.Command(bin+"/lab", "--bin", bin, "--guest", guest, "--dir", dir, "--cpus", "1")
+			cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan error, 1)
+			go func() { ended <- cmd.Wait() }()
+			await(t, "a host", func() bool { return len(using(t, dir)) >= 3 }) // lab, lab in its namespace, QEMU
+			if err := cmd.Process.Signal(signal); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case err := <-ended:
+				if err == nil {
+					t.Error("the lab says that all went well")
+				}
+			case <-time.After(patience):
+				t.Fatal("the lab does not end")
+			}
+			await(t, "the end of all processes", func() bool { return len(using(t, dir)) == 0 })
+		})
+	}
+}
+
+const patience = 2 * time.Minute
+
+func await(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !ok(); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("wait for %s: %v passed", what, patience)
+		}
+	}
+}
+
+// using lists the processes whose command lines name a directory.
+func using(t *testing.T, dir string) (pids []string) {
+	t.Helper()
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range lines {
+		line, err := os.ReadFile(path)
+		if err == nil && bytes.Contains(line, []byte(dir)) {
+			pids = append(pids, filepath.Base(filepath.Dir(path)))
+		}
+	}
+	return pids
 }

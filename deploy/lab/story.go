@@ -12,8 +12,8 @@ import (
 
 // Bounds of waiting; emulated hosts on a busy machine take minutes to boot.
 const (
-	protectTimeout = 8 * time.Minute
-	takeTimeout    = 2 * time.Minute
+	protectTimeout = 20 * time.Minute
+	takeTimeout    = 5 * time.Minute
 )
 
 // one tells the story of a guest with so many vCPUs.
@@ -44,7 +44,7 @@ func (h *hosts) tell(ctx context.Context, s *story.Story, cpus int) error {
 	events, stop := context.WithCancel(ctx)
 	defer stop()
 	go s.Narrate(events)
-	s.Say("the primary's host boots, and Debian on its KVM with %d vCPUs; Redis will be at %s", cpus, h.network.redis())
+	s.Say("the primary's host boots, and Debian on its KVM (vCPUs: %d); Redis will be at %s", cpus, h.network.redis())
 	if err := h.boot(cpus); err != nil {
 		return err
 	}

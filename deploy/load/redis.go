@@ -20,7 +20,7 @@ import (
 const replyTimeout = 60 * time.Second
 
 // dialTimeout bounds the opening of a connection.
-const dialTimeout = 5 * time.Second
+const dialTimeout = replyTimeout
 
 // conn is one connection that speaks the Redis protocol.
 type conn struct {
