@@ -43,6 +43,8 @@ type Config struct {
 	// OwnEtcd runs an etcd of its own, which outlives the arbiter; without it the
 	// arbiter's embedded one is used.
 	OwnEtcd bool
+	// SecondArbiter runs one more arbiter, without a page; it needs OwnEtcd.
+	SecondArbiter bool
 	// ArbiterArgs are added to the arbiter's arguments.
 	ArbiterArgs []string
 	// HeartbeatTimeout is how long a process may be silent before the others
@@ -76,19 +78,22 @@ const GuestIP = "192.168.127.2"
 type Cluster struct {
 	Config
 	Arbiter, Gateway *Process
+	Second           *Process // nil without Config.SecondArbiter
 	Etcd             *Process // nil: the arbiter's own
 	Replicas         []*Process
 
 	GRPC, HTTP, Redis string
 	// EtcdAt is where etcd is, if it is one of its own.
 	EtcdAt string
+	// SecondAt is where the second arbiter serves gRPC, if there is one.
+	SecondAt string
 
 	socket  string
 	initrd  string
 	forward map[string]string // from Ports to this machine's addresses
 	temp    bool
 	spares  int
-	conn    *grpc.ClientConn
+	conns   map[string]*grpc.ClientConn // by arbiters' addresses
 	started []*Process
 }
 
@@ -138,12 +143,17 @@ func Start(cfg Config) (*Cluster, error) {
 
 // start starts what a cluster has without replicas.
 func (c *Cluster) start() (err error) {
-	addrs, err := freeAddresses(5 + len(c.Ports))
+	addrs, err := freeAddresses(6 + len(c.Ports))
 	if err != nil {
 		return err
 	}
 	c.GRPC, c.HTTP, c.Redis = addrs[0], addrs[1], addrs[2]
 	c.EtcdAt = addrs[3]
+	arbiters := []string{c.GRPC}
+	if c.SecondArbiter {
+		c.SecondAt = addrs[5]
+		arbiters = append(arbiters, c.SecondAt)
+	}
 	c.socket = filepath.Join(c.Dir, "gateway.sock")
 	c.initrd = filepath.Join(c.Guest, "initrd")
 	if len(c.Add) > 0 {
@@ -157,8 +167,8 @@ func (c *Cluster) start() (err error) {
 	c.forward = map[string]string{}
 	for i, port := range c.Ports {
 		network, number, _ := strings.Cut(port, ":")
-		c.forward[port] = addrs[5+i]
-		gateway = append(gateway, "--forward", network+":"+addrs[5+i]+"="+GuestIP+":"+number)
+		c.forward[port] = addrs[6+i]
+		gateway = append(gateway, "--forward", network+":"+addrs[6+i]+"="+GuestIP+":"+number)
 	}
 	if c.Gateway, err = c.run("gateway", "gateway", gateway...); err != nil || c.NoArbiter {
 		return err
@@ -174,6 +184,11 @@ func (c *Cluster) start() (err error) {
 	if err := c.StartArbiter(); err != nil {
 		return err
 	}
+	if c.SecondArbiter {
+		if err := c.startSecond(); err != nil {
+			return err
+		}
+	}
 	creds := insecure.NewCredentials()
 	if c.Certs != "" {
 		operator, err := identity.Load(c.files("operator"), hclog.NewNullLogger())
@@ -182,8 +197,13 @@ func (c *Cluster) start() (err error) {
 		}
 		creds = operator.ClientCredentials(identity.ID{Role: identity.Arbiter})
 	}
-	c.conn, err = grpc.NewClient(c.GRPC, grpc.WithTransportCredentials(creds))
-	return err
+	c.conns = map[string]*grpc.ClientConn{}
+	for _, at := range arbiters {
+		if c.conns[at], err = grpc.NewClient(at, grpc.WithTransportCredentials(creds)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Address is where this machine reaches one of the guest's Ports.
@@ -207,16 +227,26 @@ func (c *Cluster) tlsArgs(party string) []string {
 
 // StartArbiter starts the arbiter, or starts it again on its data.
 func (c *Cluster) StartArbiter() (err error) {
-	args := []string{"--listen", c.GRPC, "--http", c.HTTP, "--log-level", c.LogLevel}
+	args := []string{"--listen", c.GRPC, "--http", c.HTTP}
 	if c.OwnEtcd {
 		args = append(args, "--etcd", c.EtcdAt)
 	} else {
 		args = append(args, "--data-dir", filepath.Join(c.Dir, "etcd"))
 	}
-	args = append(args, c.ArbiterArgs...)
-	args = append(args, c.patience()...)
-	c.Arbiter, err = c.run("arbiter", "arbiter", append(args, c.tlsArgs("arbiter")...)...)
+	c.Arbiter, err = c.arbiter("arbiter", args...)
 	return err
+}
+
+// startSecond starts the second arbiter.
+func (c *Cluster) startSecond() (err error) {
+	c.Second, err = c.arbiter("arbiter-2", "--listen", c.SecondAt, "--http", "off", "--etcd", c.EtcdAt)
+	return err
+}
+
+func (c *Cluster) arbiter(name string, args ...string) (*Process, error) {
+	args = append(append(args, "--log-level", c.LogLevel), c.ArbiterArgs...)
+	args = append(args, c.patience()...)
+	return c.run(name, "arbiter", append(args, c.tlsArgs("arbiter")...)...)
 }
 
 // StartPrimary boots the VM, with more args beside the usual ones.
@@ -264,9 +294,23 @@ func (c *Cluster) StartSecondary(args ...string) (*Process, error) {
 // Restart starts a process that has ended again, with its old command line.
 func (c *Cluster) Restart(p *Process) (*Process, error) {
 	n, err := p.Again()
-	if err != nil {
-		return nil, err
+	if err == nil {
+		c.replace(p, n)
 	}
+	return n, err
+}
+
+// RestartFrom is Restart with the program in the directory bin: an upgrade.
+func (c *Cluster) RestartFrom(p *Process, bin string) (*Process, error) {
+	n, err := p.AgainFrom(bin)
+	if err == nil {
+		c.replace(p, n)
+	}
+	return n, err
+}
+
+// replace puts n in the place of a process that has ended.
+func (c *Cluster) replace(p, n *Process) {
 	c.started = append(c.started, n)
 	for i := range c.Replicas {
 		if c.Replicas[i] == p {
@@ -276,10 +320,11 @@ func (c *Cluster) Restart(p *Process) (*Process, error) {
 	switch p {
 	case c.Arbiter:
 		c.Arbiter = n
+	case c.Second:
+		c.Second = n
 	case c.Gateway:
 		c.Gateway = n
 	}
-	return n, nil
 }
 
 // KillAll ends every process at once, as a power failure would.
@@ -300,6 +345,9 @@ func (c *Cluster) replicaArgs(name string) []string {
 	arbiter := c.ArbiterAt
 	if arbiter == "" {
 		arbiter = c.GRPC
+		if c.SecondArbiter {
+			arbiter += "," + c.SecondAt
+		}
 	}
 	args := append([]string{"--vm", c.VM, "--name", name, "--arbiter", arbiter, "--uplink", "gateway:unix:" + c.socket,
 		"--console", console, "--log-level", c.LogLevel}, c.patience()...)
@@ -336,8 +384,8 @@ func (c *Cluster) run(name, bin string, args ...string) (*Process, error) {
 
 // Close ends all processes and removes a temporary directory.
 func (c *Cluster) Close() {
-	if c.conn != nil {
-		_ = c.conn.Close() // its server ends next
+	for _, conn := range c.conns {
+		_ = conn.Close() // its server ends next
 	}
 	for i := len(c.started) - 1; i >= 0; i-- {
 		_ = c.started[i].Kill() // it may have ended before
@@ -348,7 +396,10 @@ func (c *Cluster) Close() {
 }
 
 // Admin is the arbiter's Admin service.
-func (c *Cluster) Admin() pb.AdminClient { return pb.NewAdminClient(c.conn) }
+func (c *Cluster) Admin() pb.AdminClient { return c.AdminAt(c.GRPC) }
+
+// AdminAt is the Admin service of the arbiter at GRPC or SecondAt.
+func (c *Cluster) AdminAt(arbiter string) pb.AdminClient { return pb.NewAdminClient(c.conns[arbiter]) }
 
 // Watch is the VM as the arbiter knows it.
 func (c *Cluster) Watch() watch.VM { return watch.VM{Name: c.VM, Admin: c.Admin()} }

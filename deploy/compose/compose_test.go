@@ -20,7 +20,7 @@ const (
 	protectedWithin = 5 * time.Minute
 	// progressWithin bounds how long the clients may be left without an answer. A
 	// connection that waits for longer counts as broken anyway.
-	progressWithin = time.Minute
+	progressWithin = 3 * time.Minute
 )
 
 // loss is a way to lose a service and to get it back.

@@ -39,23 +39,7 @@ func TestMain(m *testing.M) {
 // guest's Redis answers and, with secondaries, until the VM is protected.
 func start(t *testing.T, cfg cluster.Config, secondaries int) *cluster.Cluster {
 	t.Helper()
-	cfg.Bin, cfg.Guest = bin, guest
-	if cfg.HeartbeatTimeout == "" {
-		cfg.HeartbeatTimeout = patience
-	}
-	if cfg.Dir == "" {
-		cfg.Dir = t.TempDir()
-	}
-	c, err := cluster.Start(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			dump(t, cfg.Dir)
-		}
-		c.Close()
-	})
+	c := open(t, cfg)
 	if _, err := c.StartPrimary(); err != nil {
 		t.Fatal(err)
 	}
@@ -73,6 +57,32 @@ func start(t *testing.T, cfg cluster.Config, secondaries int) *cluster.Cluster {
 			t.Fatal(err)
 		}
 	}
+	return c
+}
+
+// open starts what a cluster has without replicas.
+func open(t *testing.T, cfg cluster.Config) *cluster.Cluster {
+	t.Helper()
+	cfg.Guest = guest
+	if cfg.Bin == "" {
+		cfg.Bin = bin
+	}
+	if cfg.HeartbeatTimeout == "" {
+		cfg.HeartbeatTimeout = patience
+	}
+	if cfg.Dir == "" {
+		cfg.Dir = t.TempDir()
+	}
+	c, err := cluster.Start(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			dump(t, cfg.Dir)
+		}
+		c.Close()
+	})
 	return c
 }
 

@@ -102,8 +102,11 @@ func (p *Process) Stop(grace time.Duration) error {
 
 // Again starts a process that has ended again, with its old command line and
 // log file.
-func (p *Process) Again() (*Process, error) {
-	return Start(filepath.Dir(p.log.Name()), p.Name, p.cmd.Path, p.cmd.Args[1:]...)
+func (p *Process) Again() (*Process, error) { return p.AgainFrom(filepath.Dir(p.cmd.Path)) }
+
+// AgainFrom is Again with the program of this name in another directory.
+func (p *Process) AgainFrom(bin string) (*Process, error) {
+	return Start(filepath.Dir(p.log.Name()), p.Name, filepath.Join(bin, filepath.Base(p.cmd.Path)), p.cmd.Args[1:]...)
 }
 
 // Log returns what the process has written so far.
