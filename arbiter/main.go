@@ -116,7 +116,7 @@ func (o *options) check() error {
 		min, max time.Duration
 	}{
 		{"heartbeat", o.heartbeat, 10 * time.Millisecond, 10 * time.Second},
-		{"heartbeat-timeout", o.heartbeatTimeout, 2 * o.heartbeat, time.Minute},
+		{"heartbeat-timeout", o.heartbeatTimeout, 2 * o.heartbeat, session.MaxHeartbeatTimeout},
 		{"compare-idle", o.compareIdle, time.Millisecond, time.Minute},
 		{"compare-max", o.compareMax, o.compareIdle, time.Hour},
 		{"sync-timeout", o.syncTimeout, 100 * time.Millisecond, time.Hour},

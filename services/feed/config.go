@@ -164,7 +164,8 @@ func ServerOptions(cfg Config) []grpc.ServerOption {
 		grpc.ConnectionTimeout(cfg.DialTimeout),
 		grpc.MaxConcurrentStreams(16),
 		grpc.InTapHandle(linger),
-		// Connections without a stream that nobody closed.
-		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: time.Minute, Time: 10 * time.Second, Timeout: 5 * time.Second}),
+		// Connections without a stream that nobody closed. A stream's end is for
+		// SilentAfter to tell, which this must not anticipate.
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: time.Minute, Time: 10 * time.Second, Timeout: max(5*time.Second, 2*cfg.SilentAfter)}),
 	}
 }

@@ -13,6 +13,10 @@ import (
 // version that it speaks.
 var ProtocolVersion = protocol.Spoken().Min
 
+// MaxHeartbeatTimeout bounds a policy's heartbeat time-out. What watches over
+// connections for other reasons must be more patient.
+const MaxHeartbeatTimeout = time.Minute
+
 // Bounds of what peers can make a Core keep.
 const (
 	// replicasMax bounds the streams of one VM that are open at once.

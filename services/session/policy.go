@@ -95,12 +95,13 @@ func (c *Core) withFields(p *pb.Policy, fields []string) (*pb.Policy, error) {
 		"compare_idle_ms": set.CompareIdleMs, "compare_max_ms": set.CompareMaxMs,
 		"sync_timeout_ms": set.SyncTimeoutMs, "epoch_max_ms": set.EpochMaxMs, "heartbeat_timeout_ms": set.HeartbeatTimeoutMs,
 	} {
-		least := uint32(policyMinMs)
+		least, most := uint32(policyMinMs), uint32(policyMaxMs)
 		if name == "heartbeat_timeout_ms" {
 			least = uint32(3 * c.cfg.Heartbeat.Milliseconds()) // fewer are lost by chance
+			most = uint32(MaxHeartbeatTimeout.Milliseconds())
 		}
-		if ms != 0 && (ms < least || ms > policyMaxMs) {
-			return nil, fmt.Errorf("%w: %s is %d: must be %d to %d, or 0 for the arbiter's", ErrPolicy, name, ms, least, policyMaxMs)
+		if ms != 0 && (ms < least || ms > most) {
+			return nil, fmt.Errorf("%w: %s is %d: must be %d to %d, or 0 for the arbiter's", ErrPolicy, name, ms, least, most)
 		}
 	}
 	return set, nil

@@ -18,12 +18,19 @@ import (
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 	"github.com/understudy-ft/understudy/services/identity"
+	"github.com/understudy-ft/understudy/services/session"
 
 	"github.com/understudy-ft/understudy/arbiter/internal/sessions"
 )
 
 // MaxMessage bounds a message in either direction, in bytes.
 const MaxMessage = 4 << 20
+
+// silentMax is how long a connection may leave keep-alives or sent data without
+// an answer. Replicas are lost by their heartbeats, and at the time-out that the
+// VM's policy sets, so this must not be shorter than the longest one. It finds
+// dead operators' connections.
+const silentMax = session.MaxHeartbeatTimeout + 10*time.Second
 
 // Config is what the services work on.
 type Config struct {
@@ -60,9 +67,7 @@ func New(cfg Config) *Server {
 		grpc.MaxSendMsgSize(MaxMessage),
 		grpc.MaxConcurrentStreams(1000),
 		grpc.ConnectionTimeout(5*time.Second),
-		// The protocol has heartbeats of its own; these find dead operators'
-		// connections and replicas that died before their Hello.
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: silentMax}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
 	)...)
 	s := &Server{Server: g, health: health.NewServer(), ready: cfg.Ready}
