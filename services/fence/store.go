@@ -11,7 +11,6 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/encoding/protojson"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 )
@@ -283,14 +282,4 @@ func transient(err error) bool {
 	}
 	code := status.Code(err)
 	return code == codes.Unavailable || code == codes.DeadlineExceeded
-}
-
-func encodeRecord(r *pb.Record) (string, error) {
-	b, err := protojson.Marshal(r)
-	return string(b), err
-}
-
-func decodeRecord(b []byte) (*pb.Record, error) {
-	r := new(pb.Record)
-	return r, protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(b, r)
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 )
 
@@ -203,8 +205,13 @@ func (c *Core) end() *proposal {
 }
 
 func (c *Core) next(mode pb.Mode, active, standby *pb.ReplicaRef, reason pb.Reason) *pb.Record {
-	r := &pb.Record{Vm: c.cfg.VM, Term: c.record.GetTerm() + 1, Mode: mode, Active: active, Standby: standby,
-		SinceUnixMs: c.now.UnixMilli(), Reason: reason, Policy: c.record.GetPolicy(), Suspended: c.record.GetSuspended(), Drained: c.keptDrained()}
+	r := &pb.Record{}
+	if c.record != nil {
+		r = proto.CloneOf(c.record) // what an operator has set stays, and what a newer release has
+	}
+	r.Vm, r.Term, r.Mode, r.Active, r.Standby = c.cfg.VM, c.record.GetTerm()+1, mode, active, standby
+	r.SinceUnixMs, r.Reason, r.Drained = c.now.UnixMilli(), reason, c.keptDrained()
+	r.ActiveDisk, r.StandbyDisk = "", ""
 	c.nameDisks(r)
 	return r
 }
