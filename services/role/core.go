@@ -126,10 +126,11 @@ type Core struct {
 	heard recent
 
 	// stage is the checkpoint being applied, late what the feed brought for its
-	// epoch meanwhile (standby).
-	stage *pb.Checkpoint
-	late  []*pb.FromActive
-	left  []flow.EmittedMark // reused by confirm
+	// epoch meanwhile, in lateBytes (standby).
+	stage     *pb.Checkpoint
+	late      []*pb.FromActive
+	lateBytes int
+	left      []flow.EmittedMark // reused by confirm
 
 	// ownerHeard is when an arbiter that owns the VM was last heard. While none is,
 	// a look at the record may be under way (asking), or a change of it (claim).

@@ -10,10 +10,18 @@ import (
 // hash, to tell at a take-over which heard frames the feed did not bring.
 const recentInputs = 4096
 
+// maxWaitingBytes bounds what the feed has brought and the standby's guest was
+// not given yet. A standby that is further behind gives the feed up.
+const maxWaitingBytes = 64 << 20
+
+// frameOverhead is what a kept frame takes beside its bytes.
+const frameOverhead = 64
+
 // inbox numbers the inputs and keeps those that the guest was not given yet.
 type inbox struct {
 	// queue holds the inputs delivered+1 … accepted.
 	queue [][]byte
+	bytes int // of queue
 	// accepted is the number of the newest input, delivered of the newest that
 	// the guest was given, fed of the newest that the standby was sent.
 	accepted, delivered, fed uint64
@@ -30,6 +38,7 @@ func inboxAt(through uint64) *inbox {
 // accept numbers a new input. The inbox owns the frame.
 func (b *inbox) accept(frame []byte) {
 	b.accepted++
+	b.bytes += len(frame) + frameOverhead
 	b.queue = append(b.queue, frame)
 }
 
@@ -50,6 +59,7 @@ func (b *inbox) translated(flows *flow.Table) []byte {
 func (b *inbox) pop() {
 	b.delivered++
 	b.head = nil
+	b.bytes -= len(b.queue[0]) + frameOverhead
 	b.queue[0] = nil
 	b.queue = b.queue[1:]
 }

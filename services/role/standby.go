@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 	"github.com/understudy-ft/understudy/services/protocol"
 )
@@ -49,9 +51,17 @@ func (c *Core) FromActive(now time.Duration, m *pb.FromActive) {
 	}
 	if c.sync.phase == settling {
 		c.late = append(c.late, m) // it speaks of the epoch that is being applied
-		return
+		c.lateBytes += proto.Size(m) + frameOverhead
+	} else {
+		c.take(now, m)
 	}
-	c.take(now, m)
+	waiting := c.in.bytes + c.lateBytes
+	if c.next != nil {
+		waiting += c.next.bytes
+	}
+	if c.feedUp && waiting > maxWaitingBytes {
+		c.stageFailed(pb.Reason_REASON_LAGGING, fmt.Errorf("more than %d MiB of inputs wait for the guest", maxWaitingBytes>>20))
+	}
 }
 
 func (c *Core) take(now time.Duration, m *pb.FromActive) {
@@ -163,7 +173,7 @@ func (c *Core) Applied(now time.Duration, err error) {
 	c.sync = synchronization{}
 	c.paused = true // the machine was built or paused for this
 	late := c.late
-	c.late = nil
+	c.late, c.lateBytes = nil, 0
 	for _, m := range late {
 		// The feed may have ended meanwhile: what it brought still counts, but a
 		// checkpoint that it began will not come.
@@ -180,16 +190,21 @@ func (c *Core) Applied(now time.Duration, err error) {
 	}
 }
 
-// stageFailed forgets what there is of a stage and goes on from the old state,
-// or as a spare where there is none. The arbiter decides what follows.
+// stageFailed gives the feed up, forgets what there is of a stage and goes on
+// from the old state, or as a spare where there is none. A stage that is whole
+// stays, with what the feed has brought since. The arbiter decides what follows.
 func (c *Core) stageFailed(reason pb.Reason, err error) {
-	if c.sync.phase == settling {
-		return // it is whole, and being applied
+	settles := c.sync.phase == settling
+	if settles && !c.feedUp {
+		return // the active notices the end of its feed, too
 	}
 	c.feedUp = false
 	c.host.CloseFeed()
 	c.event("feed lost", reason, err.Error())
 	c.toArbiter(&pb.FromReplica_SyncFailed{SyncFailed: &pb.SyncFailed{Reason: reason, Detail: err.Error()}})
+	if settles {
+		return
+	}
 	c.dropStage()
 	if c.epoch == 0 {
 		c.discard("the first copy failed: " + err.Error())
