@@ -115,8 +115,24 @@ func TestDisk(t *testing.T) {
 		}
 		images[p] = path
 	}
-	add(filepath.Join(dir, "missing.img"))
-	s := wait(t, c, "protection", mode(pb.Mode_MODE_PROTECTED, 0))
+	// An image of another size is told of once, and not tried again while it is
+	// there.
+	missing := filepath.Join(dir, "missing.img")
+	if err := os.WriteFile(missing, make([]byte, 4096), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	add(missing)
+	s := wait(t, c, "a word on the image of another size", func(s *pb.VMStatus) bool {
+		return strings.Contains(s.GetSummary(), "has 4096 bytes, the active's has")
+	})
+	time.Sleep(5 * time.Second)
+	if now := status(t, c).GetRecord(); now.GetTerm() != s.GetRecord().GetTerm() {
+		t.Errorf("term %d, then %d: the image was tried again", s.GetRecord().GetTerm(), now.GetTerm())
+	}
+	if err := os.Remove(missing); err != nil {
+		t.Fatal(err)
+	}
+	s = wait(t, c, "protection", mode(pb.Mode_MODE_PROTECTED, 0))
 	l := begin(t, c)
 	for range 5 {
 		if _, err := c.Admin().Resync(deadline(t), &pb.ResyncRequest{Vm: c.VM}); err != nil {

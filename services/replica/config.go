@@ -53,9 +53,12 @@ type Config struct {
 	// trace.
 	Trace io.Writer
 
-	disk    *localDisk // made by Run
 	Version string
 	Log     hclog.Logger
+
+	// Made by Run.
+	disk    *localDisk
+	fitness *fitness
 }
 
 // Guest is a bootable machine.

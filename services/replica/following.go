@@ -55,7 +55,13 @@ func (l *life) accept(s *feed.Standby, term uint64, hello *pb.FeedHello) (feed.S
 		f, err := l.follow(s, hello.GetMachine())
 		if err != nil {
 			l.log.Warn("cannot shadow the active", "error", err)
+			var check func() error
+			if path, size := l.cfg.DiskPath, hello.GetMachine().GetDiskBytes(); path != "" && size > 0 {
+				check = func() error { return imageFits(path, size) }
+			}
+			l.lacks(err, check)
 		} else {
+			l.fits()
 			l.following = f
 			l.busy.Go(func() { <-s.Done() }) // its goroutine writes the machine's memory
 			l.log.Info("feed accepted", "term", term, "from", hello.GetActiveId(), "protocol", speaks)

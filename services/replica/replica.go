@@ -83,13 +83,14 @@ func newLife(cfg Config, advertise string) (*life, error) {
 	l := &life{cfg: cfg, box: newMailbox(), ended: make(chan struct{})}
 	l.self = &pb.ReplicaRef{Id: cfg.Name + "-" + hex.EncodeToString(random[:4]), Address: advertise}
 	l.log = cfg.Log.With("vm", cfg.VM, "replica", l.self.Id)
+	cfg.fitness.busy = false // who looked has ended with the last life
 	image := cfg.disk.hello()
 	if g := cfg.Guest; g != nil && (g.Disk == nil || g.readOnly()) {
 		image = nil
 	}
 	l.core = role.New(role.Config{
 		VM: cfg.VM, Self: l.self, Version: cfg.Version, Process: process, Candidate: cfg.Guest != nil,
-		Disk: image, CanBoot: cfg.Guest == nil && cfg.disk.whole() && keptBoot(cfg.DiskPath),
+		Disk: image, CanBoot: cfg.Guest == nil && cfg.disk.whole() && keptBoot(cfg.DiskPath), Unfit: cfg.fitness.why,
 		FlowSeed: binary.LittleEndian.Uint64(random[4:]), SoloAfter: cfg.SoloAfter,
 	}, (*host)(l))
 	l.worker = newWorker(l)
@@ -149,6 +150,7 @@ func (l *life) loop(ctx context.Context) {
 		if now-lastTick >= tickEvery {
 			lastTick = now
 			l.core.Tick(now, l.worker.idle())
+			l.refit()
 		}
 		l.core.Flush(now)
 		l.trace.flush()
@@ -171,7 +173,7 @@ func (l *life) publish() {
 
 func sameHello(a, b *pb.Hello) bool {
 	return a.GetRole() == b.GetRole() && a.GetMode() == b.GetMode() && a.GetEpoch() == b.GetEpoch() &&
-		a.GetLeaseId() == b.GetLeaseId()
+		a.GetLeaseId() == b.GetLeaseId() && a.GetUnfit() == b.GetUnfit()
 }
 
 // end sets the result of this life; the loop ends after the present batch.

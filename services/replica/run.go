@@ -34,6 +34,7 @@ func Run(ctx context.Context, cfg Config) error {
 		_ = ln.Close() // nobody was served
 		return err
 	}
+	cfg.fitness = &fitness{}
 	var now atomic.Pointer[life]
 	go cfg.Identity.Watch(ctx)
 	server := grpc.NewServer(append(feed.ServerOptions(feed.Config{}), cfg.Identity.ServerOptions(callers(cfg.VM))...)...)

@@ -337,12 +337,10 @@ func (w *worker) openImage(size uint64) (img *disk.Image, empty bool, err error)
 		}
 		empty = true
 	}
-	img, err = disk.Open(path, false)
-	if err == nil && img.Size() != size {
-		_ = img.Close() // not used
-		return nil, false, fmt.Errorf("disk image %s has %d bytes, the active's has %d: name another path or remove it",
-			path, img.Size(), size)
+	if err := imageFits(path, size); err != nil {
+		return nil, false, err
 	}
+	img, err = disk.Open(path, false)
 	return img, empty, err
 }
 

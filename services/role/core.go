@@ -33,6 +33,9 @@ type Config struct {
 	// used it; nil for none. CanBoot says that a spare is able to boot from it.
 	Disk    *pb.Disk
 	CanBoot bool
+	// Unfit says why this replica cannot take a copy of the guest, which it has
+	// tried; empty: nothing is known against it.
+	Unfit string
 	// FlowSeed keys the flow identities of a guest that boots here.
 	FlowSeed uint64
 	// SoloAfter is how long no arbiter that owns the VM was heard until a copy
@@ -169,12 +172,24 @@ func (c *Core) Epoch() uint64 { return c.epoch }
 // UseDisk says which image the guest's disk is, from here on; nil for none.
 func (c *Core) UseDisk(d *pb.Disk) { c.cfg.Disk = d }
 
+// UseUnfit says why this replica cannot take a copy of the guest, or that it
+// can. A spare tells it anew.
+func (c *Core) UseUnfit(why string) {
+	if why == c.cfg.Unfit {
+		return
+	}
+	c.cfg.Unfit = why
+	if c.role == pb.Role_ROLE_SPARE && c.sync.phase == idle {
+		c.host.Reattach()
+	}
+}
+
 // Hello returns the first message of a stream to the arbiter.
 func (c *Core) Hello() *pb.FromReplica {
 	return &pb.FromReplica{Term: c.term, Body: &pb.FromReplica_Hello{Hello: &pb.Hello{
 		Protocol: Protocol, ProtocolMax: protocol.Spoken().Max, Vm: c.cfg.VM, Replica: c.cfg.Self, Role: c.helloRole(), Mode: c.mode,
 		Epoch: c.epoch, LeaseId: c.leaseID, Version: c.cfg.Version, Process: c.cfg.Process,
-		Disk: c.cfg.Disk, CanBoot: c.cfg.CanBoot && c.role == pb.Role_ROLE_SPARE,
+		Disk: c.cfg.Disk, CanBoot: c.cfg.CanBoot && c.role == pb.Role_ROLE_SPARE, Unfit: c.cfg.Unfit,
 	}}}
 }
 

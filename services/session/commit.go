@@ -155,6 +155,9 @@ func (c *Core) enter(old *pb.Record) {
 	}
 	if rec.GetReason() == pb.Reason_REASON_BOOT || rec.GetMode() == pb.Mode_MODE_ENDED {
 		c.ending = 0
+		for _, r := range c.replicas {
+			r.unfit = "" // for another guest, perhaps
+		}
 	}
 	exiting := c.exiting
 	c.exiting = ""

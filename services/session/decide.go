@@ -239,7 +239,7 @@ func (c *Core) nextStandby() *replica {
 
 // mayTry tells whether a spare may become the standby now.
 func (c *Core) mayTry(r *replica) bool {
-	if c.drained(r) || c.unspoken(r) != nil {
+	if c.drained(r) || c.unfit(r) != "" {
 		return false
 	}
 	for _, f := range c.failures {
@@ -250,15 +250,19 @@ func (c *Core) mayTry(r *replica) bool {
 	return true
 }
 
-// unspoken tells why a spare cannot be the standby of the active: no version of
-// the protocol is spoken by both.
-func (c *Core) unspoken(r *replica) error {
-	a := c.active()
-	if a == nil || r.role != pb.Role_ROLE_SPARE {
-		return nil
+// unfit tells why a spare cannot be the standby, in words: it has found out
+// itself, or it and the active speak no common version of the protocol. "": it
+// can, as far as is known.
+func (c *Core) unfit(r *replica) string {
+	if r.role != pb.Role_ROLE_SPARE {
+		return ""
 	}
-	_, err := a.speaks.Agree(r.speaks, a.id(), r.id())
-	return err
+	if a := c.active(); a != nil && r.unfit == "" {
+		if _, err := a.speaks.Agree(r.speaks, a.id(), r.id()); err != nil {
+			return err.Error()
+		}
+	}
+	return r.unfit
 }
 
 // putOff keeps a replica from becoming the standby for a while.

@@ -26,6 +26,8 @@ type replica struct {
 	// disk is the image that the Hello named; canBoot: a spare could boot from it.
 	disk    *pb.Disk
 	canBoot bool
+	// unfit is why the replica cannot be the standby of the guest that runs.
+	unfit string
 	// term and mode are those of the Hello or of the assignment that followed.
 	term uint64
 	mode pb.Mode
@@ -104,7 +106,7 @@ func (c *Core) attach(in Attached) {
 	h := in.Hello
 	r := &replica{conn: in.Conn, ref: proto.CloneOf(h.GetReplica()), role: h.GetRole(), lease: h.GetLeaseId(), term: in.Term,
 		mode: h.GetMode(), epoch: h.GetEpoch(), heard: c.now, sent: c.now, disk: proto.CloneOf(h.GetDisk()), canBoot: h.GetCanBoot(),
-		process: h.GetProcess(), version: clip(h.GetVersion())}
+		process: h.GetProcess(), version: clip(h.GetVersion()), unfit: clip(h.GetUnfit())}
 	if r.process == "" {
 		r.process = r.id()
 	}
@@ -178,8 +180,8 @@ func (c *Core) admit(r *replica) {
 		}
 	}
 	detail := fmt.Sprintf("%s attached as %s", r.id(), roleWord(r.role))
-	if err := c.unspoken(r); err != nil {
-		detail += ", and cannot be the standby: " + err.Error()
+	if why := c.unfit(r); why != "" {
+		detail += ", and cannot be the standby: " + why
 	}
 	c.report(pb.EventType_EVENT_TYPE_REPLICA_ATTACHED, pb.Reason_REASON_UNSPECIFIED, detail, nil)
 	if !r.hasCopy() || rec == nil {

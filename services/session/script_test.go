@@ -23,7 +23,7 @@ import (
 //	  [suspended=yes] [drained=PROCESS]
 //	disown
 //	attach CONN ID ROLE [term=N] [mode=MODE] [epoch=N] [lease=N] [vm=NAME] [protocol=MIN[-MAX]]
-//	  [disk=ID[:TERM][:torn][:adopt]] [boots=yes] [at=HOST] [process=NAME]
+//	  [disk=ID[:TERM][:torn][:adopt]] [boots=yes] [at=HOST] [process=NAME] [unfit=WHY]
 //	detach CONN [WHY]
 //	from CONN [term=N] beat [epoch=N] [input=N] [idle=DURATION] [lease=N]
 //	from CONN [term=N] outputs EPOCH OUTPUT... (ID:stream|datagram|pass|event:FLOW:END:LETTERS|-[:NAME])
@@ -254,6 +254,7 @@ func (s *script) attach(plain []string, keys map[string]string) error {
 		h.Replica.Address = v + ":7000"
 	}
 	h.Process = keys["process"]
+	h.Unfit = keys["unfit"]
 	if v, ok := keys["protocol"]; ok {
 		low, high, _ := strings.Cut(v, "-")
 		h.Protocol, h.ProtocolMax = uint32(num(low)), uint32(num(high))

@@ -27,7 +27,7 @@ func (c *Core) Status() *pb.VMStatus {
 		s.Replicas = append(s.Replicas, &pb.ReplicaStatus{
 			Replica: proto.CloneOf(r.ref), Role: r.role, DeliveredInput: r.beat.GetDeliveredInput(), Held: r.beat.GetHeld(),
 			FeedLag: r.beat.GetFeedLag(), Bypassed: r.beat.GetBypassed(), SilentMs: uint64(c.now.Sub(r.heard).Milliseconds()),
-			Vm: c.cfg.VM, Version: r.version, Protocol: r.protocol, FeedProtocol: r.beat.GetFeedProtocol(), Process: r.process, Drained: c.drained(r), Disk: proto.CloneOf(r.disk), CanBoot: r.canBoot,
+			Vm: c.cfg.VM, Version: r.version, Protocol: r.protocol, FeedProtocol: r.beat.GetFeedProtocol(), Process: r.process, Drained: c.drained(r), Disk: proto.CloneOf(r.disk), CanBoot: r.canBoot, Unfit: r.unfit,
 		})
 	}
 	return s
@@ -86,8 +86,8 @@ func (c *Core) summary() string {
 			lost = "; no spare is attached"
 		case c.first(pb.Role_ROLE_SPARE, undrained) == nil:
 			lost = "; every spare is drained"
-		case c.first(pb.Role_ROLE_SPARE, func(r *replica) bool { return undrained(r) && c.unspoken(r) == nil }) == nil:
-			lost = "; no spare can protect it: " + c.unspoken(c.first(pb.Role_ROLE_SPARE, undrained)).Error()
+		case c.first(pb.Role_ROLE_SPARE, func(r *replica) bool { return undrained(r) && c.unfit(r) == "" }) == nil:
+			lost = "; no spare can protect it: " + c.unfit(c.first(pb.Role_ROLE_SPARE, undrained))
 		}
 		return "not protected: runs on " + active + " alone" + since + lost
 	case pb.Mode_MODE_SYNCING:

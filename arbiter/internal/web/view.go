@@ -209,7 +209,7 @@ func state(s sessions.Sample, here bool) (level, text, why string) {
 	attached := func(id string) bool {
 		return slices.ContainsFunc(s.Status.Replicas, func(p *pb.ReplicaStatus) bool { return p.Replica.GetId() == id })
 	}
-	spare := slices.ContainsFunc(s.Status.Replicas, func(p *pb.ReplicaStatus) bool { return p.Role == pb.Role_ROLE_SPARE && !p.Drained })
+	spare := slices.ContainsFunc(s.Status.Replicas, func(p *pb.ReplicaStatus) bool { return p.Role == pb.Role_ROLE_SPARE && !p.Drained && p.Unfit == "" })
 	switch r.GetMode() {
 	case pb.Mode_MODE_SOLO:
 		switch {
@@ -222,7 +222,7 @@ func state(s sessions.Sample, here bool) (level, text, why string) {
 			why = fmt.Sprintf("%s runs alone. A spare is attached and becomes the standby next.", r.GetActive().GetId())
 		default:
 			level, text = "bad", "Needs a secondary"
-			why = fmt.Sprintf("%s runs alone and no spare is attached: start a secondary for this VM.", r.GetActive().GetId())
+			why = fmt.Sprintf("%s runs alone and no spare is attached that can protect it: start a secondary for this VM.", r.GetActive().GetId())
 		}
 	case pb.Mode_MODE_PROTECTED:
 		if e := s.Stats.Resyncing; e != nil {
@@ -262,6 +262,9 @@ func newReplicaView(p *pb.ReplicaStatus) replicaView {
 	}
 	if p.Drained {
 		v.Role += ", drained"
+	}
+	if p.Unfit != "" {
+		v.Role += ", cannot take a copy: " + p.Unfit
 	}
 	if p.SilentMs >= 200 {
 		v.Silent = fmt.Sprintf("silent for %s s", strconv.FormatFloat(float64(p.SilentMs)/1000, 'f', 1, 64))

@@ -1507,7 +1507,9 @@ type ReplicaStatus struct {
 	Disk    *Disk `protobuf:"bytes,13,opt,name=disk,proto3" json:"disk,omitempty"`
 	CanBoot bool  `protobuf:"varint,14,opt,name=can_boot,json=canBoot,proto3" json:"can_boot,omitempty"`
 	// The version that active and standby speak on the feed; 0: there is none.
-	FeedProtocol  uint32 `protobuf:"varint,15,opt,name=feed_protocol,json=feedProtocol,proto3" json:"feed_protocol,omitempty"`
+	FeedProtocol uint32 `protobuf:"varint,15,opt,name=feed_protocol,json=feedProtocol,proto3" json:"feed_protocol,omitempty"`
+	// Hello.unfit: why it does not become the standby.
+	Unfit         string `protobuf:"bytes,16,opt,name=unfit,proto3" json:"unfit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1645,6 +1647,13 @@ func (x *ReplicaStatus) GetFeedProtocol() uint32 {
 		return x.FeedProtocol
 	}
 	return 0
+}
+
+func (x *ReplicaStatus) GetUnfit() string {
+	if x != nil {
+		return x.Unfit
+	}
+	return ""
 }
 
 type VMCounters struct {
@@ -2058,7 +2067,7 @@ const file_understudy_v1_admin_proto_rawDesc = "" +
 	"ArbiterRef\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
-	"\x04page\x18\x03 \x01(\tR\x04page\"\xe1\x03\n" +
+	"\x04page\x18\x03 \x01(\tR\x04page\"\xf7\x03\n" +
 	"\rReplicaStatus\x123\n" +
 	"\areplica\x18\x01 \x01(\v2\x19.understudy.v1.ReplicaRefR\areplica\x12'\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x13.understudy.v1.RoleR\x04role\x12'\n" +
@@ -2075,7 +2084,8 @@ const file_understudy_v1_admin_proto_rawDesc = "" +
 	"\adrained\x18\f \x01(\bR\adrained\x12'\n" +
 	"\x04disk\x18\r \x01(\v2\x13.understudy.v1.DiskR\x04disk\x12\x19\n" +
 	"\bcan_boot\x18\x0e \x01(\bR\acanBoot\x12#\n" +
-	"\rfeed_protocol\x18\x0f \x01(\rR\ffeedProtocol\"\x94\x03\n" +
+	"\rfeed_protocol\x18\x0f \x01(\rR\ffeedProtocol\x12\x14\n" +
+	"\x05unfit\x18\x10 \x01(\tR\x05unfit\"\x94\x03\n" +
 	"\n" +
 	"VMCounters\x12)\n" +
 	"\x10outputs_compared\x18\x01 \x01(\x04R\x0foutputsCompared\x12)\n" +

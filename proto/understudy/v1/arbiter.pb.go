@@ -697,7 +697,10 @@ type Hello struct {
 	Process string `protobuf:"bytes,11,opt,name=process,proto3" json:"process,omitempty"`
 	// The highest version of the protocol; 0: there is no other. Both sides speak
 	// the highest that both do.
-	ProtocolMax   uint32 `protobuf:"varint,12,opt,name=protocol_max,json=protocolMax,proto3" json:"protocol_max,omitempty"`
+	ProtocolMax uint32 `protobuf:"varint,12,opt,name=protocol_max,json=protocolMax,proto3" json:"protocol_max,omitempty"`
+	// Why a spare cannot take a copy of this VM, for people; it has tried. Empty:
+	// it may. When the reason is gone it says Hello anew.
+	Unfit         string `protobuf:"bytes,13,opt,name=unfit,proto3" json:"unfit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -814,6 +817,13 @@ func (x *Hello) GetProtocolMax() uint32 {
 		return x.ProtocolMax
 	}
 	return 0
+}
+
+func (x *Hello) GetUnfit() string {
+	if x != nil {
+		return x.Unfit
+	}
+	return ""
 }
 
 // Heartbeat carries a replica's progress, too.
@@ -1914,7 +1924,7 @@ const file_understudy_v1_arbiter_proto_rawDesc = "" +
 	"\x06resync\x18\x05 \x01(\v2\x15.understudy.v1.ResyncH\x00R\x06resync\x122\n" +
 	"\arefusal\x18\x06 \x01(\v2\x16.understudy.v1.RefusalH\x00R\arefusal\x12?\n" +
 	"\theartbeat\x18\a \x01(\v2\x1f.understudy.v1.ArbiterHeartbeatH\x00R\theartbeatB\x06\n" +
-	"\x04body\"\x86\x03\n" +
+	"\x04body\"\x9c\x03\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x0e\n" +
 	"\x02vm\x18\x02 \x01(\tR\x02vm\x123\n" +
@@ -1928,7 +1938,8 @@ const file_understudy_v1_arbiter_proto_rawDesc = "" +
 	"\bcan_boot\x18\n" +
 	" \x01(\bR\acanBoot\x12\x18\n" +
 	"\aprocess\x18\v \x01(\tR\aprocess\x12!\n" +
-	"\fprotocol_max\x18\f \x01(\rR\vprotocolMax\"\xee\x01\n" +
+	"\fprotocol_max\x18\f \x01(\rR\vprotocolMax\x12\x14\n" +
+	"\x05unfit\x18\r \x01(\tR\x05unfit\"\xee\x01\n" +
 	"\tHeartbeat\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12'\n" +
 	"\x0fdelivered_input\x18\x02 \x01(\x04R\x0edeliveredInput\x12\x17\n" +
