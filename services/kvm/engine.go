@@ -24,6 +24,7 @@ type Engine struct {
 	log    hclog.Logger
 	sys    *system
 	host   hostCPU
+	msrs   []uint32 // those that Save reads
 	vcpus  []*vcpu
 	idle   idleness
 
@@ -118,6 +119,9 @@ func (e *Engine) build(c Config) (err error) {
 		return fmt.Errorf("%w: the host's KVM runs at most %d vCPUs, not %d", ErrUnavailable, n, c.CPUs)
 	}
 	if e.host, err = e.sys.hostCPU(); err != nil {
+		return err
+	}
+	if e.msrs, err = e.sys.msrIndexes(); err != nil {
 		return err
 	}
 	if e.template, err = e.sys.template(c.Baseline); err != nil {

@@ -352,6 +352,37 @@ func TestSaveAfterLoad(t *testing.T) {
 	}
 }
 
+// TestUnlistedMSRs: memory types, machine check banks and debug control come
+// along although KVM's list leaves them out.
+func TestUnlistedMSRs(t *testing.T) {
+	m := newMachine(t, 4<<20, nil)
+	m.run(powerOff...)
+	want := []msr{
+		{index: msrMTRRDefType, value: mtrrEnableWriteBack},
+		{index: 0x20e, value: 0xc000_0000}, {index: 0x20f, value: 0xf_c000_0800}, // 1 GiB uncached
+		{index: 0x250, value: 0x0606_0606_0606_0606},
+		{index: 0x26f, value: 0x0505_0505_0505_0505},
+		{index: msrMachineCheck + 4*7, value: 0},
+		{index: msrMachineCheck + 4*7 + 1, value: 1 << 63},
+	}
+	if err := m.vm.vcpus[0].setMSRs(want); err != nil {
+		t.Fatal(err)
+	}
+	state, err := m.Save()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := newMachine(t, 4<<20, nil)
+	if err := o.Load(state); err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range want {
+		if v, err := o.vm.vcpus[0].msr(w.index); err != nil || v != w.value {
+			t.Errorf("MSR %#x is %#x instead of %#x (%v)", w.index, v, w.value, err)
+		}
+	}
+}
+
 func TestLoadRefuses(t *testing.T) {
 	m := newMachine(t, 4<<20, nil)
 	m.run(powerOff...)

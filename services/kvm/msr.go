@@ -4,6 +4,7 @@ package kvm
 
 import (
 	"fmt"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -18,8 +19,9 @@ var (
 // MSRs that the engine treats by themselves.
 const (
 	msrTSC          = 0x10
-	msrAPICBase     = 0x1b
+	msrDebugCtl     = 0x1d9
 	msrMTRRDefType  = 0x2ff
+	msrMachineCheck = 0x400
 	msrTSCDeadline  = 0x6e0
 	msrWallClockOld = 0x11
 	msrWallClock    = 0x4b56_4d00
@@ -27,7 +29,16 @@ const (
 	msrHyperVEnd    = 0x4000_0200
 )
 
-// maxMSRs bounds the lists; kernels know about 120.
+// unlisted are ranges of MSRs that hold state but that KVM_GET_MSR_INDEX_LIST
+// leaves out: memory types (MTRRs), the banks of machine checks, of which KVM has
+// 32, and the debug control register. msrs skips what a CPU does not have.
+var unlisted = []struct{ first, n uint32 }{
+	{0x200, 16}, {0x250, 1}, {0x258, 2}, {0x268, 8}, {msrMTRRDefType, 1},
+	{msrMachineCheck, 4 * 32},
+	{msrDebugCtl, 1},
+}
+
+// maxMSRs bounds the lists; kernels know about 120, and unlisted adds 157.
 const maxMSRs = 512
 
 // msr is struct kvm_msr_entry.
@@ -47,7 +58,8 @@ const (
 	_ = -(unsafe.Offsetof(msrList{}.entries) ^ 8)
 )
 
-// msrIndexes returns the numbers of the MSRs that hold a vCPU's state.
+// msrIndexes returns the numbers of the MSRs that hold a vCPU's state, also of
+// some that this CPU may lack.
 func (s *system) msrIndexes() ([]uint32, error) {
 	var list struct {
 		n       uint32
@@ -57,7 +69,15 @@ func (s *system) msrIndexes() ([]uint32, error) {
 	if _, err := ioctl(s.fd, ioMSRIndexList, unsafe.Pointer(&list)); err != nil {
 		return nil, fmt.Errorf("KVM_GET_MSR_INDEX_LIST: %w", err)
 	}
-	return append([]uint32(nil), list.indexes[:min(list.n, maxMSRs)]...), nil
+	indexes := slices.Clone(list.indexes[:min(list.n, maxMSRs)])
+	for _, r := range unlisted {
+		for index := r.first; index < r.first+r.n; index++ {
+			if !slices.Contains(indexes, index) {
+				indexes = append(indexes, index)
+			}
+		}
+	}
+	return indexes, nil
 }
 
 // msrs reads those of the MSRs that can be read. KVM stops at the first that

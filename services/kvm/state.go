@@ -39,14 +39,10 @@ func (e *Engine) save() (*pb.KvmState, error) {
 	e.irqMu.Lock()
 	s.Lines = e.levels
 	e.irqMu.Unlock()
-	indexes, err := e.sys.msrIndexes()
-	if err != nil {
-		return nil, err
-	}
 	// vCPUs before the chips: reading a vCPU's state lets it take what is
 	// pending from the chips.
 	for i, c := range e.vm.vcpus {
-		v, err := c.save(e.sys, indexes)
+		v, err := c.save(e.sys, e.msrs)
 		if err != nil {
 			return nil, fmt.Errorf("vCPU %d: %w", i, err)
 		}

@@ -221,8 +221,11 @@ func (c *vcpuFD) setTSCOffset(offset uint64) error {
 func (e *Engine) TSCHz() uint64 {
 	e.vmMu.RLock()
 	defer e.vmMu.RUnlock()
+	if e.closing.Load() {
+		return 0
+	}
 	khz, err := ioctlArg(e.vm.vcpus[0].fd, ioGetTSCKHz, 0)
-	if err != nil || e.closing.Load() {
+	if err != nil {
 		return 0
 	}
 	return uint64(khz) * 1000
