@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/understudy-ft/understudy/deploy/lab/kvmhost"
 	"github.com/understudy-ft/understudy/deploy/story"
 )
 
@@ -30,7 +31,9 @@ func (o *options) one(ctx context.Context, cpus int) (_ story.Result, err error)
 	})
 	defer s.Close()
 	if err := h.tell(ctx, s, cpus); err != nil {
-		fmt.Fprint(os.Stderr, h.tails())
+		if ctx.Err() == nil { // not interrupted
+			fmt.Fprint(os.Stderr, h.tails())
+		}
 		return s.Result(), err
 	}
 	return s.Result(), nil
@@ -70,12 +73,13 @@ func (h *hosts) tell(ctx context.Context, s *story.Story, cpus int) error {
 // cut takes the active's host off the network, and puts it back when the heir
 // serves.
 func (h *hosts) cut(ctx context.Context, s *story.Story) error {
-	id := s.Status().GetRecord().GetActive().GetId()
-	lost, err := h.of(id)
-	if err != nil {
-		return err
-	}
-	if err := s.Lose(ctx, func(string) (string, error) {
+	var id string
+	var lost *kvmhost.Host
+	if err := s.Lose(ctx, func(active string) (_ string, err error) {
+		id = active
+		if lost, err = h.of(active); err != nil {
+			return "", err
+		}
 		return fmt.Sprintf("CUT OFF %s (link down)", lost.Name), lost.SetLink(false)
 	}); err != nil {
 		return err
@@ -106,11 +110,11 @@ func (h *hosts) cut(ctx context.Context, s *story.Story) error {
 
 // kill ends the active's host.
 func (h *hosts) kill(ctx context.Context, s *story.Story) error {
-	lost, err := h.of(s.Status().GetRecord().GetActive().GetId())
-	if err != nil {
-		return err
-	}
-	if err := s.Lose(ctx, func(string) (string, error) {
+	if err := s.Lose(ctx, func(active string) (string, error) {
+		lost, err := h.of(active)
+		if err != nil {
+			return "", err
+		}
 		return fmt.Sprintf("KILLED %s (SIGKILL, QEMU process %d)", lost.Name, lost.Pid()), lost.Kill()
 	}); err != nil {
 		return err

@@ -133,9 +133,15 @@ func (s *Story) Calm(ctx context.Context) error {
 }
 
 // Lose takes the host of the active replica away under load, and waits until
-// the standby has taken over. lose does it and says what it did.
+// the standby has taken over. lose does it and says what it did. Where a busy
+// machine has cost the VM its standby meanwhile, it waits for the next first.
 func (s *Story) Lose(ctx context.Context, lose func(active string) (what string, err error)) error {
 	if _, err := s.askTime(1); err != nil {
+		return err
+	}
+	ready, stop := context.WithTimeout(ctx, s.ProtectTimeout)
+	defer stop()
+	if err := s.await(ready, "a standby", watch.Protected(0)); err != nil {
 		return err
 	}
 	record := s.last.GetRecord()
@@ -215,19 +221,21 @@ func (s *Story) Resync(ctx context.Context, n int) error {
 	defer cancel()
 	for done := 0; done < n; {
 		_, err := s.Admin.Resync(wait, &pb.ResyncRequest{Vm: s.Name})
-		switch {
-		case err == nil:
+		switch status.Code(err) {
+		case codes.OK:
 			done++
 			if _, err := s.askTime(1); err != nil {
 				return err
 			}
-		case status.Code(err) == codes.Aborted: // another is under way
+		case codes.Aborted, codes.FailedPrecondition, codes.Unavailable:
+			// Another is under way, or a busy machine has cost the VM its standby for
+			// a while.
 		default:
 			return fmt.Errorf("order a resynchronization: %w", err)
 		}
 		select {
 		case <-wait.Done():
-			return wait.Err()
+			return fmt.Errorf("%d of %d resynchronizations came about: %w (%v)", done, n, wait.Err(), err)
 		case <-time.After(s.CalmFor / 5): // pages get dirty
 		}
 	}
