@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
@@ -227,6 +229,17 @@ func TestDeviceMissing(t *testing.T) {
 		}
 		if s != nil {
 			t.Error("opened")
+		}
+	}
+	for err, want := range map[error][]string{
+		unix.EACCES: {"mode -rw-------", fmt.Sprintf("this process runs as user %d", os.Geteuid()), fmt.Sprintf("--group-add %d", os.Getegid())},
+		unix.EPERM:  {"--device " + plain},
+		unix.ENXIO:  {"kvm_amd"},
+	} {
+		for _, part := range want {
+			if advice := openAdvice(plain, err); !strings.Contains(advice, part) {
+				t.Errorf("%v: %q is not in the advice:%s", err, part, advice)
+			}
 		}
 	}
 }
