@@ -116,6 +116,7 @@ func TestSettingsOutliveTheArbiter(t *testing.T) {
 	spare := join(t, a.addr, "web", "r-3", pb.Role_ROLE_SPARE)
 	admin := pb.NewAdminClient(a.dial(t))
 	ctx := within(t, patience)
+	spare.attached()
 
 	if s, err := admin.Drain(ctx, &pb.DrainRequest{Vm: "web", ReplicaId: "r-3"}); err != nil || len(s.Record.Drained) != 1 || s.Record.Mode != pb.Mode_MODE_PROTECTED {
 		t.Fatalf("drain: %v %v", s, err)

@@ -162,6 +162,16 @@ func (p *peer) attach(addr string) {
 	go p.beat(ctx, p.stream)
 }
 
+// attached waits until the arbiter has taken the Hello.
+func (p *peer) attached() {
+	p.t.Helper()
+	select {
+	case <-p.beats:
+	case <-time.After(patience):
+		p.t.Fatalf("%s hears nothing from the arbiter", p.ref.Id)
+	}
+}
+
 func (p *peer) read(stream pb.Arbiter_AttachClient, got chan<- *pb.ToReplica, beats chan<- struct{}) {
 	defer close(got)
 	for {
@@ -366,4 +376,13 @@ func freePort(t testing.TB) string {
 	}
 	defer l.Close()
 	return l.Addr().String()
+}
+
+func vmStatus(t *testing.T, a *running, vm string) *pb.VMStatus {
+	t.Helper()
+	s, err := pb.NewAdminClient(a.dial(t)).GetVM(within(t, patience), &pb.GetVMRequest{Vm: vm})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
