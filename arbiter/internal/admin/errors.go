@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -113,7 +114,10 @@ func toStatus(err error, vm string) error {
 		}
 		return detailed(k.code, err.Error(), details...)
 	}
+	var etcd rpctypes.EtcdError
 	switch {
+	case errors.As(err, &etcd):
+		return detailed(codes.Unavailable, err.Error(), info("ETCD", map[string]string{"vm": vm}))
 	case errors.Is(err, context.DeadlineExceeded):
 		return status.Error(codes.DeadlineExceeded, err.Error())
 	case errors.Is(err, context.Canceled):

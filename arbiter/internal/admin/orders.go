@@ -132,11 +132,20 @@ func (s *Service) carry(ctx context.Context, method string, r request, limit tim
 	}
 	reply, err = s.cfg.VMs.Order(ctx, r.GetVm(), func(t session.Token) session.Input { return input(t, by) })
 	if err = toStatus(err, r.GetVm()); err == nil {
-		after, err = s.cfg.VMs.Lookup(ctx, r.GetVm())
-		err = toStatus(err, r.GetVm())
+		after = s.after(ctx, r.GetVm())
 	}
 	s.record(method, r, by, after, err)
 	return reply, after, err
+}
+
+// after is the VM's status after an order that was carried out, which stays so
+// where the status cannot be had.
+func (s *Service) after(ctx context.Context, vm string) *pb.VMStatus {
+	after, err := s.cfg.VMs.Lookup(ctx, vm)
+	if err != nil {
+		return &pb.VMStatus{Record: &pb.Record{Vm: vm}, Summary: "the order was carried out; what followed is not known: " + err.Error()}
+	}
+	return after
 }
 
 // record makes an event of an order and its outcome. vm is the VM's status
