@@ -27,7 +27,7 @@ func (c *Core) Status() *pb.VMStatus {
 		s.Replicas = append(s.Replicas, &pb.ReplicaStatus{
 			Replica: proto.CloneOf(r.ref), Role: r.role, DeliveredInput: r.beat.GetDeliveredInput(), Held: r.beat.GetHeld(),
 			FeedLag: r.beat.GetFeedLag(), Bypassed: r.beat.GetBypassed(), SilentMs: uint64(c.now.Sub(r.heard).Milliseconds()),
-			Vm: c.cfg.VM, Version: r.version, Protocol: r.protocol, FeedProtocol: r.beat.GetFeedProtocol(), Process: r.process, Drained: c.drained(r), Disk: proto.CloneOf(r.disk), CanBoot: r.canBoot, Unfit: r.unfit,
+			Vm: c.cfg.VM, Version: r.version, Protocol: r.protocol, FeedProtocol: r.beat.GetFeedProtocol(), Process: r.process, Drained: c.drained(r), Disk: proto.CloneOf(r.disk), CanBoot: r.canBoot, Unfit: c.unfit(r),
 		})
 	}
 	return s

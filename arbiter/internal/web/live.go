@@ -209,9 +209,14 @@ func (s *Server) look(ctx context.Context) *view {
 			samples = append(samples, sessions.Sample{Status: r})
 		}
 	}
+	arbiters, err2 := s.cfg.VMs.Arbiters(ctx)
+	if err == nil {
+		err = err2
+	}
 	v := newView(samples, here, s.cfg.Events.Last("", eventsRead))
+	v.addOthers(arbiters, s.cfg.ArbiterID)
 	if err != nil {
-		v.Problems = append(v.Problems, "VMs of other arbiters may be missing here: "+err.Error())
+		v.Problems = append(v.Problems, "Other arbiters and their VMs may be missing here: "+err.Error())
 	}
 	v.Self = s.self(len(here))
 	if v.Self.Problem != "" {

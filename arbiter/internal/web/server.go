@@ -3,7 +3,7 @@
 //
 //	/          every VM, and the last events
 //	/vm/NAME   one VM, with all its charts
-//	/arbiter   this arbiter, and the others that own VMs
+//	/arbiter   this arbiter, and the others that are alive
 //	/events    a page's live part as server-sent events (see live)
 //	/metrics   Prometheus metrics (see Metrics)
 //	/healthz   200 while the process serves
@@ -41,6 +41,8 @@ type VMs interface {
 	// about every VM, with what is known of them where there is an error.
 	Sample(context.Context) []sessions.Sample
 	Recorded(context.Context) ([]*pb.VMStatus, error)
+	// Arbiters are those that hold a lease, this one among them.
+	Arbiters(context.Context) ([]*pb.ArbiterStatus, error)
 }
 
 // Config is what the pages show.

@@ -118,6 +118,18 @@ func newView(samples []sessions.Sample, here map[string]bool, events []*pb.Event
 	return v
 }
 
+// addOthers adds the living arbiters that own none of the VMs.
+func (v *view) addOthers(arbiters []*pb.ArbiterStatus, self string) {
+	for _, a := range arbiters {
+		id := a.Arbiter.GetId()
+		if id == self || slices.ContainsFunc(v.Others, func(o arbiterView) bool { return o.ID == id }) {
+			continue
+		}
+		v.Others = append(v.Others, arbiterView{ID: id, Address: a.Arbiter.GetAddress(), Page: httpURL(a.Arbiter.GetPage())})
+	}
+	slices.SortFunc(v.Others, func(a, b arbiterView) int { return strings.Compare(a.ID, b.ID) })
+}
+
 // aloneSince is when the VM began to run alone, in Unix milliseconds: copies that
 // begin and fail have terms of their own, and leave it unprotected all the same.
 // Where events, newest first, do not reach back so far, it is their oldest.

@@ -24,11 +24,13 @@ import (
 type vms struct {
 	here      []sessions.Sample
 	elsewhere []*pb.VMStatus
+	arbiters  []*pb.ArbiterStatus
 	err       error
 }
 
-func (v vms) Sample(context.Context) []sessions.Sample         { return v.here }
-func (v vms) Recorded(context.Context) ([]*pb.VMStatus, error) { return v.elsewhere, v.err }
+func (v vms) Sample(context.Context) []sessions.Sample              { return v.here }
+func (v vms) Recorded(context.Context) ([]*pb.VMStatus, error)      { return v.elsewhere, v.err }
+func (v vms) Arbiters(context.Context) ([]*pb.ArbiterStatus, error) { return v.arbiters, v.err }
 
 func sample(vm string, m pb.Mode) sessions.Sample {
 	return sessions.Sample{Status: &pb.VMStatus{Record: &pb.Record{
@@ -126,7 +128,9 @@ func TestPages(t *testing.T) {
 	far.Owner = &pb.ArbiterRef{Id: "B", Address: "10.0.0.4:7400", Page: "http://10.0.0.4:7480/"}
 	evil := sample("evil", pb.Mode_MODE_PROTECTED).Status
 	evil.Owner = &pb.ArbiterRef{Id: "C", Page: "javascript:alert(1)"}
-	h := serve(vms{here: []sessions.Sample{full}, elsewhere: []*pb.VMStatus{evil, far, {Record: &pb.Record{Vm: "web"}}}}, log, nil)
+	h := serve(vms{here: []sessions.Sample{full}, elsewhere: []*pb.VMStatus{evil, far, {Record: &pb.Record{Vm: "web"}}}, arbiters: []*pb.ArbiterStatus{
+		{Arbiter: &pb.ArbiterRef{Id: "A", Address: "10.0.0.3:7400"}}, {Arbiter: &pb.ArbiterRef{Id: "B", Address: "10.0.0.4:7400"}}, {Arbiter: &pb.ArbiterRef{Id: "idle", Address: "10.0.0.5:7400"}},
+	}}, log, nil)
 	for _, tc := range []struct {
 		path       string
 		code       int
@@ -139,7 +143,7 @@ func TestPages(t *testing.T) {
 		{"/vm/web", 200, []string{"1\u202f234\u202f567", "1.5 ms", "silent for 0.3 s", `data-chart="pages"`}, []string{"10.0.0.4"}},
 		{"/vm/far", 200, []string{"Owned by arbiter"}, []string{"data-chart"}},
 		{"/vm/none", 404, []string{"Nobody knows a VM of this name"}, nil},
-		{"/arbiter", 200, []string{"Arbiter A", "Ready", `<a href="http://10.0.0.4:7480/">B</a>`, `<a href="/vm/web">web</a>`}, []string{"javascript:"}},
+		{"/arbiter", 200, []string{"Arbiter A", "Ready", `<a href="http://10.0.0.4:7480/">B</a>`, `idle <span class="dim">10.0.0.5:7400 · 0 VMs</span>`, `<a href="/vm/web">web</a>`}, []string{"javascript:"}},
 	} {
 		code, body := fetch(t, h, tc.path)
 		if code != tc.code {
@@ -188,7 +192,7 @@ func TestPagesEscapeAndSayProblems(t *testing.T) {
 	s.Status.Replicas = []*pb.ReplicaStatus{{Replica: &pb.ReplicaRef{Id: evil, Address: evil}}}
 	far := sample(evil+"2", 0).Status
 	far.Owner = &pb.ArbiterRef{Id: evil, Address: evil, Page: `http://x/"><script>alert(1)</script>`}
-	h := serve(vms{[]sessions.Sample{s}, []*pb.VMStatus{far, {}}, errors.New("etcd is away " + evil)}, log, errors.New("no lease"))
+	h := serve(vms{[]sessions.Sample{s}, []*pb.VMStatus{far, {}}, []*pb.ArbiterStatus{{Arbiter: &pb.ArbiterRef{Id: evil + "3", Address: evil}}}, errors.New("etcd is away " + evil)}, log, errors.New("no lease"))
 	for _, path := range []string{"/", "/arbiter", "/vm/%22%3E%3Cscript%3Ealert(1)%3C%2Fscript%3E", "/vm/%22%3E%3Cscript%3Ealert(1)%3C%2Fscript%3E9"} {
 		_, body := fetch(t, h, path)
 		if strings.Contains(body, "<script>alert") {
