@@ -1,6 +1,7 @@
 package session
 
 import (
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -89,10 +90,11 @@ func (c *Core) epochMax() time.Duration {
 	return ms(either(c.record.GetPolicy().GetEpochMaxMs(), c.cfg.Policy.EpochMaxMs))
 }
 
-// clip bounds a text that a peer sent.
+// clip bounds a text that a peer sent. What it leaves is valid UTF-8, as
+// messages and metrics want it.
 func clip(s string) string {
 	if len(s) > textMax {
-		return s[:textMax] + "…"
+		return strings.ToValidUTF8(s[:textMax], "") + "…"
 	}
 	return s
 }
