@@ -3,6 +3,7 @@ package web
 import (
 	"context"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -117,8 +118,10 @@ var (
 	lagDesc      = prometheus.NewDesc("understudy_replica_feed_lag_inputs", "Inputs that the standby has received and not delivered.", []string{"vm", "replica", "role"}, nil)
 	silentDesc   = prometheus.NewDesc("understudy_replica_silent_seconds", "Time since the replica was last heard.", []string{"vm", "replica", "role"}, nil)
 
+	infoDesc = prometheus.NewDesc("understudy_replica_info", "1, labelled with the replica's release and the version of the protocol that it speaks with the arbiter.", []string{"vm", "replica", "version", "protocol"}, nil)
+
 	descs = []*prometheus.Desc{
-		modeDesc, replicasDesc, reportedDesc, mismatchDesc, resyncDesc, latencyDesc, pauseDesc, heldDesc, lagDesc, silentDesc,
+		modeDesc, replicasDesc, reportedDesc, mismatchDesc, resyncDesc, latencyDesc, pauseDesc, heldDesc, lagDesc, silentDesc, infoDesc,
 	}
 )
 
@@ -194,6 +197,7 @@ func collect(out chan<- prometheus.Metric, s sessions.Sample) {
 		role := sessions.Words(r.Role)
 		metric(heldDesc, prometheus.GaugeValue, float64(r.Held), id, role)
 		metric(lagDesc, prometheus.GaugeValue, float64(r.FeedLag), id, role)
+		metric(infoDesc, prometheus.GaugeValue, 1, id, release(r.Version), strconv.FormatUint(uint64(r.Protocol), 10))
 		metric(silentDesc, prometheus.GaugeValue, float64(r.SilentMs)/1000, id, role)
 	}
 	for _, r := range roles {

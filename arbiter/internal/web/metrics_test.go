@@ -28,7 +28,7 @@ func busyVM() sessions.Sample {
 	s.Stats.Latency.Observe(time.Minute)
 	s.Stats.LastFailover = &pb.Event{UnixMs: 1500}
 	s.Stats.PagesSent, s.Stats.BlocksSent = 7, 8
-	twice := &pb.ReplicaStatus{Replica: &pb.ReplicaRef{Id: "r-1"}, Role: pb.Role_ROLE_STANDBY, Held: 3, FeedLag: 2, SilentMs: 40}
+	twice := &pb.ReplicaStatus{Replica: &pb.ReplicaRef{Id: "r-1"}, Role: pb.Role_ROLE_STANDBY, Held: 3, FeedLag: 2, SilentMs: 40, Version: "v1.2 (go1.26, linux/amd64)", Protocol: 2}
 	s.Status.Replicas = []*pb.ReplicaStatus{twice, twice}
 	return s
 }
@@ -58,6 +58,7 @@ func TestMetrics(t *testing.T) {
 		`understudy_replica_held_outputs{replica="r-1",role="standby",vm="web"} 3`,
 		`understudy_replica_feed_lag_inputs{replica="r-1",role="standby",vm="web"} 2`,
 		`understudy_replica_silent_seconds{replica="r-1",role="standby",vm="web"} 0.04`,
+		`understudy_replica_info{protocol="2",replica="r-1",version="v1.2",vm="web"} 1`,
 		`understudy_resync_pause_seconds_sum{vm="web"} 0.002`, `understudy_resync_pause_seconds_count{vm="web"} 1`,
 		`understudy_release_latency_seconds_bucket{vm="web",le="0.000256"} 0`,
 		`understudy_release_latency_seconds_bucket{vm="web",le="0.000512"} 1`,

@@ -54,9 +54,11 @@ type arbiterView struct {
 
 type replicaView struct {
 	ID, Address, Role string
-	Held, Lag         uint32
-	Input             uint64
-	Silent            string
+	// Version is the release that it runs.
+	Version   string
+	Held, Lag uint32
+	Input     uint64
+	Silent    string
 }
 
 type counter struct{ Name, Value string }
@@ -267,7 +269,7 @@ func recorded(r *pb.Record) (level, text, why string) {
 
 func newReplicaView(p *pb.ReplicaStatus) replicaView {
 	v := replicaView{
-		ID: p.Replica.GetId(), Address: p.Replica.GetAddress(), Held: p.Held, Lag: p.FeedLag, Input: p.DeliveredInput,
+		ID: p.Replica.GetId(), Address: p.Replica.GetAddress(), Version: release(p.Version), Held: p.Held, Lag: p.FeedLag, Input: p.DeliveredInput,
 	}
 	if p.Role != pb.Role_ROLE_UNSPECIFIED {
 		v.Role = sessions.Words(p.Role)
@@ -282,6 +284,12 @@ func newReplicaView(p *pb.ReplicaStatus) replicaView {
 		v.Silent = fmt.Sprintf("silent for %s s", strconv.FormatFloat(float64(p.SilentMs)/1000, 'f', 1, 64))
 	}
 	return v
+}
+
+// release is a software version without what it was built with.
+func release(version string) string {
+	release, _, _ := strings.Cut(version, " ")
+	return release
 }
 
 func counters(s sessions.Sample) []counter {
