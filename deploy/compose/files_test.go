@@ -12,7 +12,7 @@ import (
 
 var (
 	variable   = regexp.MustCompile(`\$\{((?:UNDERSTUDY|IMAGE)_[A-Z_]+)(:\?)?`)
-	documented = regexp.MustCompile(`(?m)^#   (UNDERSTUDY_[A-Z]+) `)
+	documented = regexp.MustCompile(`(?m)^#   (UNDERSTUDY_[A-Z_]+) `)
 )
 
 // Each file of a role says in its head what it needs from the environment,
