@@ -47,9 +47,14 @@
 //
 // KVM's log is on from the start, and with it all mappings are of 4 KiB. The
 // log may name a page that did not change. DrainDirty unites it with the
-// memory's own bitmap. It is KVM's bitmap with manual clearing, not the dirty
-// ring: a bitmap is what checkpoints want, never makes a vCPU leave the guest
-// because it is full, and costs 32 KiB to copy for each GiB.
+// memory's own bitmap.
+//
+// It is KVM's bitmap with manual clearing, not the dirty ring. A bitmap costs
+// 32 KiB to copy for each GiB, where a ring costs by the page; but an epoch lasts
+// until the copies disagree, and a ring that is full before must be emptied, which
+// protects its pages anew: a guest that goes on writing to them leaves the guest
+// for each of them again and again, with the bitmap once in an epoch. docs/lab.md
+// has the measurement (BenchmarkDirtyPages).
 //
 // # Emulated hosts
 //

@@ -1,6 +1,7 @@
 package kvmhost
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,7 +16,7 @@ import (
 const images = "../../../build/guest/x86"
 
 // needHosts skips a test where no emulated host can run.
-func needHosts(t *testing.T) {
+func needHosts(t testing.TB) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("SKIPPED, NOT TESTED: boots emulated hosts")
@@ -30,7 +31,7 @@ func needHosts(t *testing.T) {
 }
 
 // build makes a static program for the hosts with the go tool.
-func build(t *testing.T, args ...string) string {
+func build(t testing.TB, args ...string) string {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "program")
 	last := len(args) - 1
@@ -43,7 +44,7 @@ func build(t *testing.T, args ...string) string {
 }
 
 // runHost runs a script on a host until it ends, and returns what was printed.
-func runHost(t *testing.T, memoryMiB int, patience time.Duration, script string, files ...initrd.File) string {
+func runHost(t testing.TB, memoryMiB int, patience time.Duration, script string, files ...initrd.File) string {
 	t.Helper()
 	h, err := Start(Config{Name: "host", Dir: t.TempDir(), Images: images, MemoryMiB: memoryMiB,
 		Files: append(files, initrd.File{Name: "host/run", Text: "#!/bin/sh\n" + script})})
@@ -100,5 +101,21 @@ func TestEngineOnKVM(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkEngineOnKVM runs the engine's benchmarks on an emulated host. What
+// they print are an emulated host's times: only ratios say something.
+func BenchmarkEngineOnKVM(b *testing.B) {
+	needHosts(b)
+	text := runHost(b, 1536, time.Hour, "cd /tmp\n/host/test -test.run '^$' -test.bench . -test.benchtime 11x -test.timeout 50m\n",
+		initrd.File{Name: "host/test", From: build(b, "test", "-c", "../../../services/kvm")})
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "Benchmark") {
+			fmt.Print(line)
+		}
+	}
+	if m := ended.FindStringSubmatch(text); m == nil || m[1] != "0" {
+		b.Fatalf("the benchmarks in the host failed:\n%s", text)
 	}
 }
