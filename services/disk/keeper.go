@@ -27,7 +27,9 @@ var ErrForeign = errors.New("the disk image is another VM's")
 //  3. Hold precedes the first block of a first copy, and the word that a stage is
 //     whole whose application changes the disk: from that word on, outputs leave
 //     that only the new state has.
-//  4. Release follows once the stage is applied and flushed, or is given up
+//  4. A copy that is alone does not speak while Whole is false: its image would
+//     not be booted from, but the one of the copy that was there before.
+//  5. Release follows once the stage is applied and flushed, or is given up
 //     without having been begun to be applied.
 //
 // A Keeper is not safe for use by several goroutines at once.
@@ -69,9 +71,13 @@ func NewKeeper(vm string, found Stamp, ok bool, fresh Stamp, adopt bool) (*Keepe
 // the image had none.
 func (k *Keeper) Stamp() Stamp { return k.stamp }
 
+// Whole tells whether the stamp on stable storage does not say that a copy is
+// being written.
+func (k *Keeper) Whole() bool { return k.stamp.State != Partial }
+
 // Hello is the image at path as the arbiter is told of it.
 func (k *Keeper) Hello(path string) *pb.Disk {
-	return &pb.Disk{Id: k.stamp.Disk, Whole: k.stamp.State != Partial, Term: k.stamp.Term, Adopt: k.adopt, Path: path}
+	return &pb.Disk{Id: k.stamp.Disk, Whole: k.Whole(), Term: k.stamp.Term, Adopt: k.adopt, Path: path}
 }
 
 // Use returns the stamp of an image that the guest is about to boot from; due is
@@ -92,7 +98,8 @@ func (k *Keeper) Hold() (s Stamp, due bool) {
 func (k *Keeper) Release() { k.partial, k.offered = false, part{} }
 
 // Follow takes the part that the replica plays with this image as its guest's
-// disk, and tells whether a stamp is to be written when there is time.
+// disk, and tells whether a stamp is to be written when there is time: one that
+// could not be is asked for again where that would change what Whole says.
 func (k *Keeper) Follow(role pb.Role, mode pb.Mode, term, epoch uint64, replica string) (due bool) {
 	state := Active
 	switch {
@@ -105,7 +112,7 @@ func (k *Keeper) Follow(role pb.Role, mode pb.Mode, term, epoch uint64, replica 
 		return false
 	}
 	k.want = part{state, term, replica}
-	return !k.partial && k.want != k.offered
+	return !k.partial && (k.want != k.offered || !k.Whole())
 }
 
 // Due returns the stamp of the part that Follow was told last; due is false

@@ -17,7 +17,7 @@ const emitterFrames = 1 << 14
 // that hangs does not hold the loop up.
 type emitter struct {
 	up    uplink.Uplink
-	valid func() bool // whether the replica's lease is valid now
+	valid func() bool // whether the replica may speak on its own now
 	log   hclog.Logger
 
 	mu     sync.Mutex
@@ -83,7 +83,7 @@ func (e *emitter) send(o emission) {
 	// The lease is checked at the last moment: this process may have been
 	// stopped since the frame was let go.
 	if o.leased && !e.valid() {
-		e.log.Warn("output dropped: the lease ran out just now")
+		e.log.Warn("output dropped: the lease ran out just now, or the disk's stamp is still being written")
 		return
 	}
 	if err := e.up.Send(o.frame); err != nil && !errors.Is(err, uplink.ErrMuted) {

@@ -247,16 +247,25 @@ func (f *following) machine() error {
 	if err := f.life.worker.build(f.guest); err != nil {
 		return fmt.Errorf("build the machine: %w", err)
 	}
-	if f.guest.Disk != nil && !f.guest.DiskReadOnly && f.life.cfg.DiskPath != "" {
-		f.life.busy.Go(func() {
-			if err := keepBoot(f.life.cfg.DiskPath, f.guest); err != nil {
-				f.life.log.Warn("this replica will not be able to boot its disk by itself", "error", err)
-			}
-		})
+	if f.guest.Disk != nil && !f.guest.DiskReadOnly {
+		f.life.keepBoot(f.guest)
 	}
 	m := f.life.worker.machine.Load()
 	f.receiver = checkpoint.NewReceiver(guest{m}, checkpoint.ReceiverConfig{MemoryZero: true, DiskZero: f.empty})
 	return nil
+}
+
+// keepBoot keeps what the guest boots from beside its disk, for a later life as a
+// spare.
+func (l *life) keepBoot(g *Guest) {
+	if l.cfg.DiskPath == "" {
+		return
+	}
+	l.busy.Go(func() {
+		if err := keepBoot(l.cfg.DiskPath, g); err != nil {
+			l.log.Warn("this replica will not be able to boot its disk by itself", "error", err)
+		}
+	})
 }
 
 // OnDown is the feed's last call. A checkpoint that is whole stays: the Core

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
@@ -21,10 +22,13 @@ type localDisk struct {
 
 	io sync.Mutex // held from the question for a stamp until it is written
 
-	mu      sync.Mutex // held for moments
-	keeper  *disk.Keeper
-	busy    bool // somebody will write what is due
-	writing sync.WaitGroup
+	mu       sync.Mutex // held for moments
+	keeper   *disk.Keeper
+	followed bool // the guest's writable disk is this one
+	busy     bool // somebody writes what is due
+	again    bool // and is to look once more
+	retryAt  time.Time
+	writing  sync.WaitGroup
 }
 
 // openLocalDisk reads the stamp of cfg's image. An image of another VM is
@@ -91,6 +95,14 @@ func (d *localDisk) whole() bool {
 	return s.Whole()
 }
 
+// speaks tells whether a copy that is alone may speak: its image, if the guest
+// has a writable one, would be booted from.
+func (d *localDisk) speaks() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !d.followed || d.keeper.Whole()
+}
+
 // use stamps the image as the active's, before the guest runs on it.
 func (d *localDisk) use(term uint64, replica string) error {
 	return d.write(func() (disk.Stamp, bool) { return d.keeper.Use(term, replica) })
@@ -110,21 +122,35 @@ func (d *localDisk) release() {
 func (d *localDisk) follow(role pb.Role, mode pb.Mode, term, epoch uint64, replica string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.keeper.Follow(role, mode, term, epoch, replica) && !d.busy {
+	d.followed = true
+	switch {
+	case !d.keeper.Follow(role, mode, term, epoch, replica) || time.Now().Before(d.retryAt):
+	case d.busy:
+		d.again = true
+	default:
 		d.busy = true
 		d.writing.Go(d.writeDue)
 	}
 }
 
 func (d *localDisk) writeDue() {
-	err := d.write(func() (disk.Stamp, bool) {
-		d.busy = false
-		return d.keeper.Due()
-	})
-	if err != nil {
-		d.log.Warn("the disk image's stamp is out of date", "error", err)
+	for again := true; again; {
+		err := d.write(d.keeper.Due)
+		d.mu.Lock()
+		if err != nil {
+			d.retryAt = time.Now().Add(stampRetry)
+		}
+		again, d.again = d.again && err == nil, false
+		d.busy = again
+		d.mu.Unlock()
+		if err != nil {
+			d.log.Warn("the disk image's stamp is out of date", "error", err)
+		}
 	}
 }
+
+// stampRetry is the pause after a stamp could not be written.
+const stampRetry = 500 * time.Millisecond
 
 // settle waits for what follow began.
 func (d *localDisk) settle() { d.writing.Wait() }

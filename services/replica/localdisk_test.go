@@ -87,6 +87,9 @@ func TestStampThroughLives(t *testing.T) {
 			t.Fatalf("%s: %v", s.what, err)
 		}
 		d.settle()
+		if d.speaks() != (s.state != disk.Partial) {
+			t.Errorf("%s: a copy that is alone may speak: %v", s.what, d.speaks())
+		}
 		got := read(t, path)
 		if got.State != s.state || got.Term != s.term || got.Disk != id || got.VM != "web" {
 			t.Errorf("%s: stamp %+v, want %s in term %d", s.what, got, s.state, s.term)
@@ -135,6 +138,22 @@ func TestForeignImage(t *testing.T) {
 	}
 	if s := read(t, path); s.VM != "mail" || s.State != disk.New {
 		t.Errorf("taken, its stamp is %+v", s)
+	}
+}
+
+// A disk that the guest may only read is copied as well, and is nobody's part:
+// its stamp keeps no copy from speaking.
+func TestReadOnlyDiskSpeaks(t *testing.T) {
+	d, err := spare(image(t), "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.hold(); err != nil {
+		t.Fatal(err)
+	}
+	d.release()
+	if !d.speaks() {
+		t.Error("a copy of a guest without a writable disk may not speak")
 	}
 }
 

@@ -109,7 +109,7 @@ func (l *life) run(ctx context.Context) error {
 	l.uplink = up
 	l.uplink.Mute(true)
 	l.announcer = uplink.NewAnnouncer(l.announce)
-	l.emitter = newEmitter(up, func() bool { return l.lease.Valid(fence.Now()) }, l.log)
+	l.emitter = newEmitter(up, func() bool { return l.lease.Valid(fence.Now()) && l.cfg.disk.speaks() }, l.log)
 	if err := l.connect(ctx); err != nil {
 		return err
 	}

@@ -162,11 +162,18 @@ func (w *worker) boot(g *Guest, term uint64) {
 			return
 		}
 		if g.Disk != nil && !g.readOnly() {
+			// The guest takes what it finds for durable, and may answer with it; but a
+			// process that was killed has left it with the kernel at most.
+			if err := g.Disk.Flush(); err != nil {
+				w.fail(fmt.Errorf("boot the guest: %w", err))
+				return
+			}
 			if err := w.life.cfg.disk.use(term, w.life.self.GetId()); err != nil {
 				w.fail(fmt.Errorf("boot the guest: %w", err))
 				return
 			}
 			w.life.box.put(func() { w.life.stamped = true })
+			w.life.keepBoot(g)
 		}
 		w.running = true
 		if err := w.machine.Load().Start(); err != nil {

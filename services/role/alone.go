@@ -74,7 +74,7 @@ func (c *Core) RecordRead(now time.Duration, r *pb.Record, revision int64) {
 	case r.GetMode() == pb.Mode_MODE_PROTECTED && c.role == pb.Role_ROLE_STANDBY:
 		// Only once the active is gone: it has what this copy has, and the outside
 		// knows where it is.
-		next.ActiveDisk, gone = r.GetStandbyDisk(), r.GetActive().GetId()
+		next.ActiveDisk, next.StandbyDisk, gone = r.GetStandbyDisk(), r.GetActiveDisk(), r.GetActive().GetId()
 	default:
 		return
 	}

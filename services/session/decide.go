@@ -58,6 +58,8 @@ func (c *Core) decideSolo(a *replica) *proposal {
 		// Whoever takes the VM over looks at the lease key: the record must be
 		// one that was made while this lease had it.
 		return c.solo(a, pb.Reason_REASON_ARBITER_CHANGED, a.id()+" goes on under its present lease")
+	case c.record.GetStandbyDisk() != "" && a.acted < c.record.GetTerm():
+		return nil // it may never take over: the record is to name the old active's disk until it does
 	}
 	spare := c.nextStandby()
 	if spare == nil {

@@ -2,6 +2,7 @@ package session
 
 import (
 	"fmt"
+	"slices"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 )
@@ -27,6 +28,16 @@ func (c *Core) nameDisks(r *pb.Record) {
 		return ""
 	}
 	r.ActiveDisk = of(r.Active)
+	if r.Mode == pb.Mode_MODE_SOLO {
+		// See objection.
+		switch {
+		case c.record.GetMode() == pb.Mode_MODE_PROTECTED && r.Active.GetId() == c.record.GetStandby().GetId():
+			r.StandbyDisk = c.record.GetActiveDisk()
+		case c.record.GetMode() == pb.Mode_MODE_SOLO && r.Active.GetId() == c.record.GetActive().GetId():
+			r.StandbyDisk = c.record.GetStandbyDisk()
+		}
+		return
+	}
 	// An unfinished copy is none to start from later.
 	if r.Mode != pb.Mode_MODE_ENDED || c.record.GetMode() == pb.Mode_MODE_PROTECTED {
 		r.StandbyDisk = of(r.Standby)
@@ -82,7 +93,10 @@ func (c *Core) candidate() *replica {
 // objection says why the guest must not boot from the replica's disk, "" if it
 // may. What the outside was told of is on the disk of the active, and in
 // PROTECTED, where an output leaves only once both guests have made it, on that
-// of the standby as well, unless a checkpoint was being written to it.
+// of the standby as well, unless a checkpoint was being written to it. Then it
+// may be that a standby that was to take over never did: a copy does not speak
+// before its image's stamp is whole. So where the new active's image is seen to
+// be unfinished, the old active's still has everything.
 func (c *Core) objection(r *replica) string {
 	d, rec, vm := r.disk, c.record, c.cfg.VM
 	image := fmt.Sprintf("image %s (disk %s, last used in term %d)", clip(d.GetPath()), d.GetId(), d.GetTerm())
@@ -96,12 +110,19 @@ func (c *Core) objection(r *replica) string {
 		return "" // the VM has had no disk so far
 	}
 	from := fmt.Sprintf("disk %s, which %s at %s had in term %d", rec.GetActiveDisk(), rec.GetActive().GetId(), rec.GetActive().GetAddress(), rec.GetTerm())
-	if s := rec.GetStandbyDisk(); s != "" && rec.GetMode() != pb.Mode_MODE_SYNCING {
+	switch s := rec.GetStandbyDisk(); {
+	case s == "" || rec.GetMode() == pb.Mode_MODE_SYNCING:
+	case rec.GetMode() == pb.Mode_MODE_SOLO:
+		from += fmt.Sprintf(" (or disk %s, if a copy was being written to that one)", s)
+	default:
 		from += fmt.Sprintf(" (or disk %s of %s at %s)", s, rec.GetStandby().GetId(), rec.GetStandby().GetAddress())
 	}
 	named := d.GetId() == rec.GetActiveDisk()
-	if m := rec.GetMode(); m == pb.Mode_MODE_PROTECTED || m == pb.Mode_MODE_ENDED {
+	switch rec.GetMode() {
+	case pb.Mode_MODE_PROTECTED, pb.Mode_MODE_ENDED:
 		named = named || d.GetId() == rec.GetStandbyDisk()
+	case pb.Mode_MODE_SOLO:
+		named = named || d.GetId() == rec.GetStandbyDisk() && c.unfinished(rec.GetActiveDisk())
 	}
 	switch {
 	case d.GetId() == "":
@@ -114,4 +135,12 @@ func (c *Core) objection(r *replica) string {
 		return fmt.Sprintf("a copy was being written to %s when it was last used: boot from the other replica's image, or what is left of this one: %s", image, adopt)
 	}
 	return ""
+}
+
+// unfinished tells whether a replica is here whose image is the disk named so,
+// and only a part of a copy.
+func (c *Core) unfinished(disk string) bool {
+	return slices.ContainsFunc(c.replicas, func(r *replica) bool {
+		return r.disk.GetId() == disk && !r.disk.GetWhole() && !r.hasCopy()
+	})
 }

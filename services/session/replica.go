@@ -31,6 +31,8 @@ type replica struct {
 	// term and mode are those of the Hello or of the assignment that followed.
 	term uint64
 	mode pb.Mode
+	// acted is the term that its last message was sent in.
+	acted uint64
 	// epoch is the one that the replica last said to be in.
 	epoch uint64
 	// heard and sent are when a message came and went last.
@@ -104,7 +106,7 @@ func (c *Core) lostCopy(id string) bool {
 // attach takes the Hello of a new stream.
 func (c *Core) attach(in Attached) {
 	h := in.Hello
-	r := &replica{conn: in.Conn, ref: proto.CloneOf(h.GetReplica()), role: h.GetRole(), lease: h.GetLeaseId(), term: in.Term,
+	r := &replica{conn: in.Conn, ref: proto.CloneOf(h.GetReplica()), role: h.GetRole(), lease: h.GetLeaseId(), term: in.Term, acted: in.Term,
 		mode: h.GetMode(), epoch: h.GetEpoch(), heard: c.now, sent: c.now, disk: proto.CloneOf(h.GetDisk()), canBoot: h.GetCanBoot(),
 		process: h.GetProcess(), version: clip(h.GetVersion()), unfit: clip(h.GetUnfit())}
 	if r.process == "" {
@@ -311,7 +313,7 @@ func (c *Core) receive(in Received) {
 		c.counters.Stale++
 		return
 	}
-	r.heard, c.heard = c.now, c.now
+	r.heard, c.heard, r.acted = c.now, c.now, in.Msg.GetTerm()
 	if !c.owned {
 		return
 	}

@@ -298,7 +298,9 @@ type Record struct {
 	// empty where the VM has no writable disk.
 	ActiveDisk string `protobuf:"bytes,8,opt,name=active_disk,json=activeDisk,proto3" json:"active_disk,omitempty"`
 	// Disk.id of the standby's image, which may be an old or unfinished one
-	// unless the mode is PROTECTED.
+	// unless the mode is PROTECTED. In a SOLO record of a fail-over: of the old
+	// active's, which has all that the outside was told of for as long as a copy is
+	// being written to the new active's.
 	StandbyDisk string `protobuf:"bytes,9,opt,name=standby_disk,json=standbyDisk,proto3" json:"standby_disk,omitempty"`
 	// What an operator has set for this VM. Fields that are zero are the
 	// arbiter's. It changes without a new term.
