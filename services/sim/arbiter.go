@@ -36,6 +36,7 @@ type seat struct {
 	deciding bool          // a transaction is
 	waiting  time.Duration // since when replicas wait for the ownership
 	nextTry  time.Duration
+	dice     map[uint64]bool // for a mutation: flows of the dice
 }
 
 const (
@@ -152,6 +153,10 @@ func (a *arbiter) accept(v *vm, e *end, hello *pb.FromReplica) {
 			delete(t.streams, conn)
 			t.step(session.Detached{Conn: conn, Why: why})
 		}
+	}
+	if v.w.mutated(StaleBoots) && v.record() != nil && hello.GetHello().GetDisk() != nil {
+		hello = proto.CloneOf(hello)
+		hello.GetHello().Disk.Id = v.record().GetActiveDisk()
 	}
 	t.step(session.Attached{Conn: conn, Hello: hello.GetHello(), Term: hello.GetTerm()})
 }

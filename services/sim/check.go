@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"time"
 
 	"github.com/anishathalye/porcupine"
 
@@ -23,6 +24,17 @@ type checker struct {
 	names   map[tuple][]connKey
 	order   []connKey
 
+	// told is the newest answer that each client was told, most the highest
+	// number that any was; boots counts boots from a disk but the first.
+	told  map[int]answer
+	most  int
+	boots int
+
+	// rules are those for the dice that were ordered once, activeUntil says when a
+	// replica was replaced as the active.
+	rules       []superseded
+	activeUntil map[string]time.Duration
+
 	history          []porcupine.Operation
 	emits, takeovers int
 }
@@ -37,7 +49,7 @@ type spoken struct {
 }
 
 func newChecker(v *vm) checker {
-	return checker{v: v, said: map[[2]int]int{}, streams: map[connKey]*spoken{}, names: map[tuple][]connKey{}}
+	return checker{v: v, said: map[[2]int]int{}, streams: map[connKey]*spoken{}, names: map[tuple][]connKey{}, told: map[int]answer{}, activeUntil: map[string]time.Duration{}}
 }
 
 // emitted checks a frame at the moment at which it leaves.
@@ -45,12 +57,16 @@ func (c *checker) emitted(r *replica, frame []byte, leased bool) {
 	w := c.v.w
 	c.emits++
 	rec := c.v.record()
+	var p packet.Packet
+	p.Parse(frame)
+	if p.Form == packet.UDP && p.SrcPort == dicePort {
+		c.diced(r, &p, leased)
+		return
+	}
 	if leased && (rec.GetActive().GetId() != r.id || rec.GetMode() != pb.Mode_MODE_SOLO && rec.GetMode() != pb.Mode_MODE_SYNCING) {
 		w.fail("rule 2: %s emits by its lease while the record says term %d %s active %s", r.id, rec.GetTerm(),
 			rec.GetMode(), rec.GetActive().GetId())
 	}
-	var p packet.Packet
-	p.Parse(frame)
 	switch p.Form {
 	case packet.UDP:
 		c.datagram(r, &p, leased)
@@ -99,6 +115,8 @@ func (c *checker) datagram(r *replica, p *packet.Packet, leased bool) {
 		w.fail("rule 2: %s emits %q, but %d has left before", r.id, p.Payload, old)
 	}
 	c.said[key] = value
+	c.tell(client, n, value)
+	c.durable()
 }
 
 // name finds the connection that a segment from the guest belongs to.
@@ -259,15 +277,18 @@ func (c *checker) delivered(r *replica) {
 	}
 }
 
-// boots checks that a guest that is to begin anew is lost: nobody else can
-// speak by its lease. Its history ends here, and the run with it.
-func (c *checker) boots(id string) {
+// mayBoot checks that a guest that is to begin anew is lost: nobody else can
+// speak by its lease. Without a disk its history ends here, and the run with it.
+func (c *checker) mayBoot(id string) {
 	for _, h := range c.v.hosts {
 		m := h.core.Mode()
 		if h.id != id && !h.dead && h.core.Role() == pb.Role_ROLE_ACTIVE && h.clock() < h.leaseUntil &&
 			(m == pb.Mode_MODE_SOLO || m == pb.Mode_MODE_SYNCING) {
 			c.v.w.fail("rule 2: %s is to boot while %s may speak by its lease (%s)", id, h.id, c.v.stands())
 		}
+	}
+	if c.v.disks {
+		return // and see what its disk has
 	}
 	c.v.w.faults["VM lost and booted anew"]++
 	c.v.w.over = true
@@ -277,6 +298,7 @@ func (c *checker) boots(id string) {
 type asked struct{ op string }
 
 func (c *checker) answered(q *client, value int) {
+	c.tell(q.number, q.n, value)
 	c.history = append(c.history, porcupine.Operation{ClientId: q.number, Input: asked{q.op}, Output: value,
 		Call: int64(q.asked), Return: int64(c.v.w.now)})
 }

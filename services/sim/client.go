@@ -38,9 +38,16 @@ type clientEnd struct {
 	// reuse is when the ports may be used again (TIME_WAIT); 0: never.
 	reuse time.Duration
 	quit  bool // the guest closes first
+	// boots is how often the guest had been booted when it was opened.
+	boots int
 }
 
-const timeWait = 3 * time.Second
+const (
+	timeWait = 3 * time.Second
+	// rebootNoticed is how long clients take at most to notice that the guest has
+	// forgotten their connections.
+	rebootNoticed = time.Second
+)
 
 func (v *vm) newClient(number int) {
 	w := v.w
@@ -67,6 +74,11 @@ func (c *client) ask() {
 	default:
 		c.op = "inc"
 	}
+	c.put()
+}
+
+// put sends the question.
+func (c *client) put() {
 	if !c.tcp {
 		c.repeat(c.n)
 		return
@@ -102,7 +114,7 @@ func (c *client) connect() {
 // add keeps a new connection. Not all clients know all options.
 func (c *client) add(p ports, e *endpoint) {
 	e.ts, e.sack = c.v.w.chance(0.8), c.v.w.chance(0.8)
-	c.ends[p] = &clientEnd{endpoint: e}
+	c.ends[p] = &clientEnd{endpoint: e, boots: c.v.check.boots}
 	if !slices.Contains(c.order, p) {
 		c.order = append(c.order, p)
 	}
@@ -154,12 +166,37 @@ func (c *client) hear(frame []byte) {
 	case e.opener && (!e.synced || p.Flags&packet.SYN != 0) && p.Flags&packet.ACK != 0 && p.Ack-e.iss > 1:
 		return // late, of the port's last connection
 	}
+	if e.boots < c.v.check.boots {
+		// The guest was booted anew meanwhile: it has forgotten the connection.
+		c.rebooted()
+		if p.Flags&packet.RST == 0 {
+			s.send(segmentFrame(e.local, e.remote, p.Ack, p.Seq+uint32(len(p.Payload)), packet.RST|packet.ACK, 0, nil, nil))
+		}
+		return
+	}
 	if problem := e.take(s, &p); problem != "" {
 		w.fail("stream: the connection of client %d, %v, %s", c.number, e.local, problem)
 		return
 	}
 	c.read(s, e)
 	c.arm()
+}
+
+// rebooted gives up what was open when the guest was booted anew, and asks again.
+func (c *client) rebooted() {
+	again := false
+	for _, e := range c.ends {
+		if e.boots == c.v.check.boots || e.broken {
+			continue
+		}
+		e.broken = true
+		if e.endpoint == c.conn {
+			c.conn, again = nil, true
+		}
+	}
+	if again && c.waiting {
+		c.put()
+	}
 }
 
 // read does what the client does with what a connection has brought.

@@ -188,10 +188,12 @@ func (e *etcd) change(v *vm, c session.Commit) session.Input {
 		w.fail("rule 2: the term of %s goes from %d to %d", v.name, n.record.GetTerm(), c.Record.GetTerm())
 	}
 	if c.Record.GetReason() == pb.Reason_REASON_BOOT && n.record != nil {
-		v.check.boots(c.Record.GetActive().GetId())
+		v.check.mayBoot(c.Record.GetActive().GetId())
 	}
 	w.log("etcd: %s term %d %s active %s standby %s", v.name, c.Record.GetTerm(), c.Record.GetMode(), c.Record.GetActive().GetId(), c.Record.GetStandby().GetId())
+	old, rules := n.record, v.ordered()
 	n.record = c.Record
+	v.check.succeeds(old, rules)
 	e.revision++
 	n.revision = e.revision
 	w.hit(committed, v)

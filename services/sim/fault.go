@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"fmt"
 	"time"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
@@ -45,12 +46,24 @@ func (w *world) fault() {
 		{"order to drain a replica", func() bool { return v.survivable() && v.order(session.Drain{ReplicaID: v.anyID()}) }},
 		{"order to suspend or resume", v.orderProtection},
 		{"order to set the policy", v.orderPolicy},
+		{"order to set the flow rules", v.orderRules},
+		{"order to undrain a replica", v.orderUndrain},
+		{"spare stops", v.stopSpare},
+		{"replica leaves", v.replicaLeaves},
+		{"secondary joins", v.join},
+		{"secondary goes for good", v.part},
 		{"network slow", v.slowLink},
 		{"trap", func() bool { return w.setTrap(v) }},
 		{"trap", func() bool { return w.setTrap(v) }},
 		{"trap", func() bool { return w.setTrap(v) }},
 	}
 	k := kinds[w.rng.IntN(len(kinds))]
+	if v.disks && w.chance(0.5) {
+		v.backUp()
+	}
+	if w.chance(w.opt.cold) && v.coldRestart() {
+		return
+	}
 	if w.opt.candidates && w.chance(0.3) && v.candidate() {
 		w.faults["active alone cut off, candidate started"]++
 		return
@@ -158,14 +171,83 @@ func (v *vm) crashForsaken() bool {
 	return true
 }
 
-func (v *vm) crashSpare() bool {
+// spare returns a replica that plays no part, if there is one.
+func (v *vm) spare() *replica {
 	for _, r := range v.hosts {
 		if !r.dead && r.guest == nil && r.staged == nil && !r.boot && r.core.Role() == pb.Role_ROLE_SPARE {
-			v.lose(r, v.w.chance(0.5))
-			return true
+			return r
 		}
 	}
-	return false
+	return nil
+}
+
+func (v *vm) crashSpare() bool {
+	r := v.spare()
+	if r != nil {
+		v.lose(r, v.w.chance(0.5))
+	}
+	return r != nil
+}
+
+func (v *vm) stopSpare() bool {
+	r := v.spare()
+	if r != nil {
+		r.halt(v.w.between(10*time.Millisecond, 4*time.Second))
+	}
+	return r != nil
+}
+
+// replicaLeaves shuts a replica down in order; it comes back later.
+func (v *vm) replicaLeaves() bool {
+	r := v.hosts[v.w.rng.IntN(len(v.hosts))]
+	if !r.running() || !v.survivable() {
+		return false
+	}
+	r.leave()
+	life := r.life
+	v.w.schedule(v.w.now+v.w.between(50*time.Millisecond, 2*time.Second), func() {
+		if r.dead && r.life == life {
+			r.restart()
+		}
+	})
+	return true
+}
+
+// leave ends the process in order.
+func (r *replica) leave() {
+	r.do(func() { r.core.Shutdown("the replica was told to end") })
+	r.settle()
+	r.end()
+	r.crash(false)
+}
+
+// replicasMost bounds the replicas of a VM.
+const replicasMost = 5
+
+// join starts another secondary.
+func (v *vm) join() bool {
+	if len(v.hosts) >= replicasMost {
+		return false
+	}
+	v.newReplica(fmt.Sprintf("%s/r%d", v.name, len(v.hosts)+1), false)
+	return true
+}
+
+// part takes a spare out of the cluster for good.
+func (v *vm) part() bool {
+	r := v.spare()
+	if r == nil || !v.survivable() {
+		return false
+	}
+	r.gone = true
+	r.leave()
+	return true
+}
+
+// orderUndrain takes a drain back.
+func (v *vm) orderUndrain() bool {
+	d := v.record().GetDrained()
+	return len(d) > 0 && v.order(session.Undrain{ReplicaID: d[0].GetReplicaId()})
 }
 
 // halt stops a process for a while (SIGSTOP, a suspended host). Its clock may
@@ -358,8 +440,9 @@ func (v *vm) candidate() bool {
 			continue
 		}
 		w.isolate(a.process, w.between(time.Second, 7*time.Second))
+		r.settle()
 		r.end()
-		r.boot = true
+		r.boot, r.keeper = true, nil
 		r.restart()
 		return true
 	}
@@ -424,7 +507,7 @@ func (w *world) heal() {
 	for _, v := range w.vms {
 		for _, r := range v.hosts {
 			r.stopped = 0
-			if r.dead {
+			if r.dead && !r.gone {
 				r.restart()
 			}
 		}

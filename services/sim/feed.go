@@ -18,6 +18,10 @@ type bulk struct {
 	// The active's guest clock at the pause, and when that was.
 	clock, at time.Duration
 	part      int
+	first     bool
+	// blocks are those that may differ; image is the whole disk, for the checker.
+	blocks []blockWrite
+	image  [imageBlocks]block
 }
 
 // bulkParts is the number of messages of a checkpoint.
@@ -46,6 +50,10 @@ func (r *replica) dial(to *pb.ReplicaRef, term uint64, tries int) {
 			}
 			r.after(20*time.Millisecond, func() { r.dial(to, term, tries+1) })
 		}
+		if r.guest == nil {
+			refused("there is no machine to copy yet")
+			return
+		}
 		if s.dead || s.stopped > r.w.now || !r.w.reach(r.process, s.process) {
 			refused("unreachable")
 			return
@@ -56,7 +64,21 @@ func (r *replica) dial(to *pb.ReplicaRef, term uint64, tries int) {
 			refused(err.Error())
 			return
 		}
-		r.opened(s, speaks)
+		if s.img == nil {
+			r.opened(s, speaks)
+			return
+		}
+		s.stamp(s.keeper.Hold, func() {
+			if r.core.Term() != term || r.feeding != nil || r.dead {
+				return
+			}
+			if speaks, err := s.core.AcceptFeed(s.clock(), term, hello); err != nil {
+				refused(err.Error())
+			} else {
+				s.hasDisk = true
+				r.opened(s, speaks)
+			}
+		})
 	})
 }
 
@@ -66,8 +88,16 @@ func (r *replica) opened(s *replica, speaks uint32) {
 	mine, theirs := st.ends[0], st.ends[1]
 	r.feeding, s.following = mine, theirs
 	mine.recv = func(msg any) {
-		if r.feeding == mine {
-			r.do(func() { r.core.FromStandby(r.clock(), msg.(*pb.FromStandby)) })
+		if r.feeding != mine {
+			return
+		}
+		switch m := msg.(type) {
+		case *dirtyBlocks:
+			if r.answer = m; r.finish != nil {
+				r.finish()
+			}
+		case *pb.FromStandby:
+			r.do(func() { r.core.FromStandby(r.clock(), m) })
 		}
 	}
 	mine.down = func(why string) {
@@ -76,9 +106,14 @@ func (r *replica) opened(s *replica, speaks uint32) {
 		}
 	}
 	theirs.recv = func(msg any) {
-		if s.following == theirs {
-			s.take(msg)
+		if s.following != theirs {
+			return
 		}
+		if s.holding {
+			s.waiting = append(s.waiting, msg)
+			return
+		}
+		s.take(msg)
 	}
 	theirs.down = func(why string) {
 		if s.following == theirs {
@@ -93,6 +128,11 @@ func (r *replica) opened(s *replica, speaks uint32) {
 // take is the standby's checkpoint receiver and the core's feed.
 func (r *replica) take(msg any) {
 	switch m := msg.(type) {
+	case *liveBlocks:
+		for _, u := range m.blocks {
+			r.img.write(u.n, u.data)
+		}
+		r.img.kept = true
 	case *bulk:
 		r.w.hit(bulkArrives, r.v)
 		r.mutateBulk(m)
@@ -110,13 +150,41 @@ func (r *replica) take(msg any) {
 	}
 }
 
-// stage tells the core of a whole checkpoint that was allowed to begin.
+// stage tells the core of a whole checkpoint that was allowed to begin. Where it
+// changes the disk, the disk's stamp says so before.
 func (r *replica) stage() {
 	if !r.allowed || r.pending == nil {
 		return
 	}
-	r.staged, r.pending, r.allowed = r.pending, nil, false
-	r.do(func() { r.core.StageReady(r.clock(), r.staged.ck) })
+	b, feed := r.pending, r.following
+	r.pending, r.allowed = nil, false
+	held := r.changesDisk(b)
+	ready := func() {
+		if r.holding = false; r.following == feed && feed != nil {
+			r.staged = b
+			r.do(func() { r.core.StageReady(r.clock(), b.ck) })
+		}
+		if held && !r.applying {
+			r.keeper.Release() // the old state stays
+		}
+		waiting := r.waiting
+		r.waiting = nil
+		for _, msg := range waiting {
+			switch {
+			case r.following != feed:
+			case r.holding:
+				r.waiting = append(r.waiting, msg)
+			default:
+				r.take(msg)
+			}
+		}
+	}
+	if !held || r.w.mutated(NoHold) {
+		ready()
+		return
+	}
+	r.holding = true
+	r.stamp(r.keeper.Hold, ready)
 }
 
 func (r *replica) CloseFeed() {
@@ -131,7 +199,9 @@ func (r *replica) CloseFeed() {
 func (r *replica) CopyLive() {
 	r.w.hit(copying, r.v)
 	feed := r.feeding
-	r.after(r.w.between(20*time.Millisecond, 300*time.Millisecond), func() {
+	takes := r.w.between(20*time.Millisecond, 300*time.Millisecond)
+	r.copyDisk(feed, takes)
+	r.after(takes, func() {
 		if r.feeding == feed && feed != nil {
 			r.do(func() { r.core.CopyConverged(r.clock()) })
 		}
@@ -147,21 +217,41 @@ func (r *replica) SendCheckpoint(ck *role.Checkpoint) {
 	if !r.guest.paused {
 		r.w.fail("rule 4: %s takes a checkpoint of a running guest", r.id)
 	}
-	b := bulk{guest: r.mutateState(r.guest.state.clone()), clock: r.clock() + r.guest.offset, at: r.w.now}
+	r.epochRules(ck)
+	b := bulk{guest: r.mutateState(r.guest.state.clone()), clock: r.clock() + r.guest.offset, at: r.w.now, first: ck.First}
 	b.ck = proto.CloneOf(&pb.Checkpoint{Epoch: ck.Epoch, Flows: r.mutateFlows(ck.Flows), Held: ck.Held, ThroughInput: ck.ThroughInput})
 	feed.send(&pb.FromActive{Term: r.core.Term(), Body: &pb.FromActive_CheckpointBegin{CheckpointBegin: &pb.CheckpointBegin{
 		Epoch: ck.Epoch, Reason: ck.Reason, ThroughInput: ck.ThroughInput}}})
 	r.mutateSent(ck)
+	r.answer, r.finish = nil, nil
+	if ck.First {
+		r.answer = &dirtyBlocks{} // the standby has just been sent all
+	}
+	last := func() {
+		if r.feeding != feed {
+			return
+		}
+		r.finish = nil
+		b.blocks = r.differing(r.answer)
+		if r.img != nil {
+			b.image = r.img.cache
+		}
+		p := b
+		feed.send(&p)
+		r.do(func() { r.core.Checkpointed(r.clock(), &pb.SyncStats{}) })
+	}
 	for part := 1; part <= bulkParts; part++ {
 		b.part = part
 		p := b
 		r.work(r.w.between(time.Millisecond/bulkParts, 20*time.Millisecond/bulkParts), func() {
-			if r.feeding != feed {
-				return
-			}
-			feed.send(&p)
-			if p.part == bulkParts {
-				r.do(func() { r.core.Checkpointed(r.clock(), &pb.SyncStats{}) })
+			switch {
+			case r.feeding != feed:
+			case p.part < bulkParts:
+				feed.send(&p)
+			case r.answer != nil:
+				last()
+			default:
+				r.finish = last
 			}
 		})
 	}
@@ -171,15 +261,26 @@ func (r *replica) AbortSync() {}
 
 func (r *replica) AnswerDirty(uint64) {
 	r.allowed = true
+	if r.following != nil {
+		r.following.send(r.dirty())
+	}
 	r.after(r.w.opt.delay(r.w), r.stage)
 }
 
 func (r *replica) ApplyStage(*pb.Checkpoint) {
 	r.w.hit(applying, r.v)
 	b := r.staged
+	r.applying = true
+	if r.w.mutated(EarlyRelease) && r.img != nil {
+		r.keeper.Release()
+	}
+	r.applyDisk(b)
 	r.work(r.w.between(time.Millisecond, 15*time.Millisecond), func() {
 		if r.staged != b {
 			return
+		}
+		if r.applying = false; r.img != nil {
+			r.keeper.Release()
 		}
 		r.guest = &guest{state: b.guest.clone(), paused: true}
 		// An upper bound of the active's clock, as the feed measures it.

@@ -27,7 +27,9 @@ type guest struct {
 	// offset added to the host's clock gives the guest's.
 	offset time.Duration
 	busy   bool
-	timer  time.Duration // of the host's clock: when the next one is set for
+	// flushes counts those asked for; only the last one's end counts.
+	flushes int
+	timer   time.Duration // of the host's clock: when the next one is set for
 }
 
 // guestState is what a checkpoint carries.
@@ -40,10 +42,16 @@ type guestState struct {
 	live    []connKey // not finished, in order of opening
 	port    uint16    // of the last connection that the guest opened
 
+	// seq numbers the records on the disk; owed are answers that wait for the
+	// next, committing those that wait for one to be durable.
+	seq              uint64
+	owed, committing []question
+
 	// For the checker: values said by datagram, by client and question, and
 	// a hash of each input that the guest was given.
 	made      map[int][]int
 	delivered []uint64
+	thrown    []string // to the asker
 }
 
 type answer struct {
@@ -133,7 +141,7 @@ func (s *guestState) clone() guestState {
 	for k, v := range c.made {
 		c.made[k] = v[:len(v):len(v)]
 	}
-	c.inbox = slices.Clone(s.inbox)
+	c.inbox, c.owed, c.committing = slices.Clone(s.inbox), slices.Clone(s.owed), slices.Clone(s.committing)
 	c.delivered = s.delivered[:len(s.delivered):len(s.delivered)]
 	c.conns = make(map[connKey]*guestConn, len(s.conns))
 	for k, v := range s.conns {
@@ -186,7 +194,9 @@ func (g *guest) serve(s *stack) (problem string) {
 	p.Parse(frame)
 	switch p.Form {
 	case packet.UDP:
-		if q, ok := parseQuestion(string(p.Payload)); ok {
+		if p.DstPort == dicePort {
+			g.dice(s, &p)
+		} else if q, ok := parseQuestion(string(p.Payload)); ok {
 			g.ask(s, q)
 		}
 	case packet.TCP:
@@ -222,8 +232,8 @@ func (g *guest) segment(s *stack, p *packet.Packet) (problem string) {
 		st.conns[c.key] = c
 	}
 	switch problem = c.take(s, p); problem {
-	case "has another initial sequence number":
-		problem = "" // a late SYN of an earlier connection
+	case "has another initial sequence number", "was reset":
+		problem = "" // a late SYN of an earlier connection; a client that has given up
 	case "":
 	default:
 		problem = fmt.Sprintf("input on %v %s", c.key, problem)
@@ -271,7 +281,7 @@ func (g *guest) ask(s *stack, q question) {
 	st := &g.state
 	last := st.answers[q.client]
 	switch {
-	case q.n < last.n || q.n == last.n && last.pending:
+	case q.n < last.n || q.n == last.n && (last.pending || st.owes(q.client)):
 		return
 	case q.n > last.n:
 		switch q.op {
@@ -282,6 +292,10 @@ func (g *guest) ask(s *stack, q question) {
 		}
 		last = answer{n: q.n, value: st.counter, pending: q.op == "call"}
 		st.answers[q.client] = last
+		if s.disk != nil {
+			g.owe(s, q)
+			return
+		}
 		if last.pending {
 			g.call(s, q, last.value)
 			return

@@ -6,6 +6,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
+	"github.com/understudy-ft/understudy/services/disk"
 	"github.com/understudy-ft/understudy/services/packet"
 	"github.com/understudy-ft/understudy/services/role"
 )
@@ -14,11 +15,33 @@ import (
 
 var _ role.Host = (*replica)(nil)
 
-// work queues something for the worker.
+// work queues something for the worker, which does one thing after the other.
 func (r *replica) work(takes time.Duration, fn func()) {
-	at := max(r.workUntil, r.w.now) + takes
-	r.workUntil = at
-	r.after(at-r.w.now, fn)
+	r.workOn(takes, func(done func()) { fn(); done() })
+}
+
+// workOn is work for something that goes on until it calls done.
+func (r *replica) workOn(takes time.Duration, fn func(done func())) {
+	r.jobs = append(r.jobs, job{takes, fn})
+	if len(r.jobs) == 1 {
+		r.nextJob()
+	}
+}
+
+type job struct {
+	takes time.Duration
+	fn    func(done func())
+}
+
+func (r *replica) nextJob() {
+	j := r.jobs[0]
+	r.after(j.takes, func() {
+		j.fn(func() {
+			if r.jobs = r.jobs[1:]; len(r.jobs) > 0 {
+				r.nextJob()
+			}
+		})
+	})
 }
 
 func (r *replica) ToArbiter(m *pb.FromReplica) {
@@ -43,7 +66,7 @@ func (r *replica) ToActive(m *pb.FromStandby) {
 }
 
 func (r *replica) Emit(frame []byte, leased bool) {
-	if r.muted || leased && r.clock() >= r.leaseUntil {
+	if r.muted || leased && (r.clock() >= r.leaseUntil || r.unfinished()) {
 		return
 	}
 	r.v.check.emitted(r, frame, leased)
@@ -77,7 +100,11 @@ func (r *replica) Deliver(frame []byte) bool {
 
 // stack is what the guest's endpoints run on.
 func (r *replica) stack() *stack {
-	return &stack{w: r.w, now: r.clock() + r.guest.offset, send: r.transmitted}
+	s := &stack{w: r.w, now: r.clock() + r.guest.offset, send: r.transmitted}
+	if r.img != nil {
+		s.disk = r
+	}
+	return s
 }
 
 // transmitted takes a frame of the guest.
@@ -136,9 +163,25 @@ func (r *replica) setTimer() {
 }
 
 func (r *replica) Boot() {
-	r.work(time.Millisecond, func() {
-		r.guest = newGuest()
-		r.do(func() { r.core.InputRoom(r.clock()) })
+	r.workOn(time.Millisecond, func(done func()) {
+		begin := func() {
+			r.guest = newGuest()
+			if r.img != nil {
+				r.bootFromDisk()
+			}
+			r.do(func() { r.core.InputRoom(r.clock()) })
+			done()
+		}
+		if r.img == nil {
+			begin()
+			return
+		}
+		r.after(r.w.syncing(), func() {
+			if !r.w.mutated(NoBootFlush) {
+				r.img.sync(r.img.writes) // what a killed process has left
+			}
+			r.stamp(func() (disk.Stamp, bool) { return r.keeper.Use(r.core.Term(), r.id) }, begin)
+		})
 	})
 }
 
@@ -158,6 +201,9 @@ func (r *replica) Resume() {
 		if r.guest != nil {
 			r.guest.paused = false
 			r.guest.timer = 0
+			if len(r.guest.state.committing) > 0 {
+				r.flush() // nobody knows how far the last one came
+			}
 			r.setTimer()
 			r.wake()
 		}
@@ -212,14 +258,21 @@ func (r *replica) Discard(why string) {
 	r.w.log("%s discards: %s", r.id, why)
 	r.boot = false
 	r.muted = true
+	r.settle()
 	r.end()
 	r.after(10*time.Millisecond, r.restart)
 }
 
 func (r *replica) Exit(err error) {
 	r.w.log("%s exits: %v", r.id, err)
+	r.settle()
 	r.end()
-	r.dead, r.boot = true, false
+	if r.primary && r.boot && r.guest == nil {
+		r.boot = false
+		r.after(250*time.Millisecond, r.restart)
+		return
+	}
+	r.dead, r.boot, r.keeper, r.hasDisk = true, false, nil, false
 	life := r.life
 	r.w.schedule(r.w.now+time.Second, func() { // its supervisor starts it again, as a spare
 		if r.dead && r.life == life {

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -61,11 +62,35 @@ const (
 	RepeatedInputs Mutation = "an input comes twice at the standby"
 	// StaleStage: a checkpoint brings what the one before it brought.
 	StaleStage Mutation = "a checkpoint holds an old state"
+	// NoSync: the guest's flush is answered, though nothing was made durable.
+	NoSync Mutation = "a flush does not make writes durable"
+	// NoBootFlush: a guest begins on what a killed process has left with the
+	// host's kernel.
+	NoBootFlush Mutation = "a guest boots from writes that are not durable"
+	// NoHold: the stamp does not say that a stage is about to be written.
+	NoHold Mutation = "a stage is confirmed before the stamp says so"
+	// EarlyRelease: the stamp calls an image whole while the stage is written.
+	EarlyRelease Mutation = "a disk counts as whole while a stage is applied"
+	// EarlyVoice: a copy that took over speaks while its image's stamp says partial.
+	EarlyVoice Mutation = "a copy speaks before its disk counts as whole"
+	// StaleBoots: the arbiter does not see which image a candidate has.
+	StaleBoots Mutation = "any disk is booted from"
+	// PartialBoots: an image is told to be whole, whatever its stamp says.
+	PartialBoots Mutation = "a partial disk is booted from"
+	// CopiedStamp: a stamp counts for a copy of its image.
+	CopiedStamp Mutation = "a stamp counts for a copied image"
+	// LostRepairs: blocks that only the standby wrote stay as they are.
+	LostRepairs Mutation = "blocks that only the standby wrote are not repaired"
+	// OutlivedRule: what was exempt once leaves uncompared for ever.
+	OutlivedRule Mutation = "an exemption outlives its rule"
+	// LostRules: an order to resynchronize brings no flow rules.
+	LostRules Mutation = "flow rules do not change with an epoch"
 )
 
 // Mutations are all of them.
 var Mutations = []Mutation{NoComparison, NoDigests, NoAckRule, NoEpochs, EternalLease, NoLeaseConditions,
-	ClaimOwned, StaleFlows, SpeakingStandby, EarlyProtected, RepeatedInputs, NoRevisions, EarlyStaged, StageInPlace, NoParking, LeakyPause, LostInputs, SwappedInputs, NoRefeed, WrongISN, LateISN, StaleStage}
+	ClaimOwned, StaleFlows, SpeakingStandby, EarlyProtected, RepeatedInputs, NoRevisions, EarlyStaged, StageInPlace, NoParking, LeakyPause, LostInputs, SwappedInputs, NoRefeed, WrongISN, LateISN, StaleStage,
+	NoSync, NoBootFlush, NoHold, EarlyRelease, EarlyVoice, StaleBoots, PartialBoots, CopiedStamp, LostRepairs, OutlivedRule, LostRules}
 
 // mutant is what a defective replica remembers.
 type mutant struct {
@@ -99,6 +124,12 @@ func (t *seat) mutate(conn session.Conn, m *pb.FromReplica) {
 	release := &pb.Release{Epoch: outputs.GetEpoch()}
 	for _, o := range outputs.GetOutputs() {
 		release.Outputs = append(release.Outputs, &pb.Released{Id: o.GetId()})
+		if w.mutated(OutlivedRule) && strings.Contains(o.GetName(), guestDice) {
+			t.dice = map[uint64]bool{o.GetFlow(): true}
+		}
+		if t.dice[o.GetFlow()] {
+			o.Kind = pb.OutputKind_OUTPUT_KIND_PASS
+		}
 		if w.mutated(NoDigests) && len(o.GetDigest()) > 0 {
 			o.Digest = sameDigest
 		}
@@ -110,6 +141,9 @@ func (t *seat) mutate(conn session.Conn, m *pb.FromReplica) {
 		from.send(&pb.ToReplica{Term: rec.GetTerm(), Body: &pb.ToReplica_Release{Release: release}})
 	}
 }
+
+// guestDice is in the name of the flow of the dice.
+const guestDice = "10.0.0.1:37 "
 
 var sameDigest = []byte("sixteen bytes, 1")
 
@@ -129,6 +163,10 @@ func (r *replica) mutateOrder(m *pb.ToReplica) {
 	case *pb.ToReplica_Release:
 		if r.w.mutated(NoEpochs) {
 			b.Release.Epoch = r.core.Epoch()
+		}
+	case *pb.ToReplica_Resync:
+		if p := b.Resync.GetPolicy(); p != nil && r.w.mutated(LostRules) {
+			p.FlowRules = nil
 		}
 	case *pb.ToReplica_Assignment:
 		if r.w.mutated(NoParking) && r.staged != nil && b.Assignment.GetRecord().GetActive().GetId() == r.id {

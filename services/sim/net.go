@@ -42,6 +42,12 @@ func (v *vm) toClients(frame []byte) {
 	}
 	var p packet.Packet
 	p.Parse(frame)
+	if v.asker != nil && p.Form == packet.UDP && [4]byte(p.Dst[:4]) == askerIP {
+		for times := w.copies(); times > 0; times-- {
+			w.schedule(w.now+w.opt.delay(w), func() { v.asker.hear(&p) })
+		}
+		return
+	}
 	if p.Version != 4 || int(p.Dst[3]) >= len(v.clients) {
 		w.fail("the guest sent a frame to %v", p.DstAddr())
 		return

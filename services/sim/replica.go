@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
+	"github.com/understudy-ft/understudy/services/disk"
 	"github.com/understudy-ft/understudy/services/role"
 )
 
@@ -19,6 +20,11 @@ type replica struct {
 	id    string
 	lives int
 	boot  bool // a candidate with a bootable guest
+	// primary: the process starts as a candidate, and goes on as a spare where it
+	// is not wanted as one.
+	primary bool
+	gone    bool // for good
+	starts  int  // of the process
 
 	guest   *guest
 	muted   bool
@@ -35,14 +41,35 @@ type replica struct {
 	allowed   bool   // AnswerDirty was called
 	pending   *bulk
 	staged    *bulk
-	claiming  bool          // a transaction of its own is under way
-	workUntil time.Duration // the worker is busy until then
+	claiming  bool  // a transaction of its own is under way
+	jobs      []job // of the worker
 	mutant    mutant
+	// rules says for each epoch of the present pair what is done with the dice.
+	rules map[uint64]string
+
+	// img is the host's disk image, nil for none; keeper its stamp's, while the
+	// process lives.
+	img     *image
+	keeper  *disk.Keeper
+	adopt   bool // an operator starts it with --disk-adopt
+	hasDisk bool // the guest has a disk here
+	// written are the blocks written since the last common epoch.
+	written  uint64
+	stamps   []stampWrite // under way or waiting
+	noting   bool
+	holding  bool  // the feed waits for a stamp
+	waiting  []any // what the feed brought meanwhile
+	applying bool
+	answer   *dirtyBlocks // the standby's, to the checkpoint that is being sent
+	finish   func()       // sends the last part once the answer is here
 }
 
 func (v *vm) newReplica(name string, boot bool) *replica {
-	r := &replica{process: v.w.newProcess(name), v: v, boot: boot}
+	r := &replica{process: v.w.newProcess(name), v: v, boot: boot, primary: boot && v.disks}
 	v.hosts = append(v.hosts, r)
+	if v.disks {
+		r.img = v.w.newImage()
+	}
 	r.start()
 	return r
 }
@@ -54,9 +81,16 @@ func (r *replica) start() {
 	r.guest, r.muted, r.heardBy = nil, true, nil
 	r.lease, r.attach, r.feeding, r.following = 0, nil, nil, nil
 	r.claiming = false
-	r.allowed, r.pending, r.staged, r.workUntil = false, nil, nil, 0
-	r.mutant = mutant{}
-	r.core = role.New(role.Config{VM: r.v.name, Self: &pb.ReplicaRef{Id: r.id, Address: r.name}, Candidate: r.boot, FlowSeed: 1, SoloAfter: r.w.opt.soloAfter}, r)
+	r.allowed, r.pending, r.staged, r.jobs = false, nil, nil, nil
+	r.mutant, r.rules = mutant{}, map[uint64]string{}
+	r.hasDisk, r.written, r.stamps, r.noting, r.holding, r.waiting = false, 0, nil, false, false, nil
+	r.applying, r.answer, r.finish = false, nil, nil
+	if r.img != nil && r.keeper == nil {
+		r.openDisk()
+	}
+	cfg := role.Config{VM: r.v.name, Self: &pb.ReplicaRef{Id: r.id, Address: r.name}, Process: fmt.Sprintf("%s#%d", r.name, r.starts), Candidate: r.boot, FlowSeed: 1, SoloAfter: r.w.opt.soloAfter}
+	r.describe(&cfg)
+	r.core = role.New(cfg, r)
 	r.takeLease()
 	r.tick()
 }
@@ -65,6 +99,10 @@ func (r *replica) start() {
 // discard.
 func (r *replica) restart() {
 	r.life++
+	if r.dead {
+		r.boot = r.boot || r.primary
+		r.starts++
+	}
 	r.dead = false
 	r.start()
 }
@@ -73,7 +111,14 @@ func (r *replica) restart() {
 func (r *replica) crash(silent bool) {
 	r.w.log("%s crashes (silently %v)", r.id, silent)
 	r.dead = true
-	r.boot = false
+	r.boot, r.keeper, r.hasDisk = false, nil, false
+	if r.img != nil {
+		if silent {
+			r.img.powerLost(r.w)
+		} else {
+			r.img.killed(r.w)
+		}
+	}
 	for _, e := range []*end{r.attach, r.feeding, r.following} {
 		if e != nil && !silent {
 			e.tell()
@@ -85,6 +130,7 @@ func (r *replica) crash(silent bool) {
 func (r *replica) do(fn func()) {
 	fn()
 	r.core.Flush(r.clock())
+	r.follow()
 }
 
 // held tells the core of its lease.

@@ -26,6 +26,10 @@ type options struct {
 	coin, calls        float64 // of questions
 	reorder, tcp       float64
 	mirror, candidates bool
+	disks              bool          // guests have disks
+	sync               time.Duration // of a disk, at most
+	cold               float64       // chance that a fault is a cold restart
+	dice               int           // rules for the dice, before operators set others; -1: none are thrown
 	epochMax           time.Duration // 0: none
 	soloAfter          time.Duration // 0: never
 	absence            time.Duration // of a lost arbiter, at most
@@ -66,6 +70,15 @@ func draw(rng *rand.Rand) options {
 			o.absence, o.duration = 9*time.Second, 9*time.Second
 		}
 	}
+	if o.disks = rng.IntN(2) == 0; o.disks {
+		o.sync = time.Duration(200+rng.IntN(4000)) * time.Microsecond
+		if rng.IntN(2) == 0 {
+			o.cold, o.duration = 0.1, max(o.duration, 8*time.Second)
+		}
+	}
+	if o.dice = -1; rng.IntN(3) == 0 {
+		o.dice = rng.IntN(len(diceRules))
+	}
 	if rng.IntN(4) == 0 {
 		o.vms, o.clients = 2+rng.IntN(2), 1+rng.IntN(2)
 	}
@@ -82,7 +95,11 @@ func (o *options) delay(w *world) time.Duration {
 }
 
 func (o *options) policy() *pb.Policy {
-	return &pb.Policy{SyncTimeoutMs: 2000, EpochMaxMs: uint32(o.epochMax.Milliseconds())}
+	p := &pb.Policy{SyncTimeoutMs: 2000, EpochMaxMs: uint32(o.epochMax.Milliseconds())}
+	if o.dice >= 0 {
+		p.FlowRules = diceRules[o.dice]
+	}
+	return p
 }
 
 // Result is what a run saw.
@@ -132,6 +149,9 @@ func run(seed uint64, m Mutation, prepare func(*world)) Result {
 		for i := range w.opt.clients {
 			v.newClient(i)
 		}
+		if w.opt.dice >= 0 {
+			v.newAsker()
+		}
 	}
 	w.schedule(w.between(0, w.opt.faultEvery), w.fault)
 	if prepare != nil {
@@ -150,6 +170,8 @@ func run(seed uint64, m Mutation, prepare func(*world)) Result {
 	r := Result{Seed: seed, Faults: w.faults, Happened: w.happened, Healed: w.now - began, Events: w.seq}
 	for _, v := range w.vms {
 		if w.failed == nil {
+			v.check.tellStreams()
+			v.check.durable()
 			v.check.linearizable()
 		}
 		r.Answers += len(v.check.history)

@@ -59,6 +59,7 @@ type stack struct {
 	w    *world
 	now  time.Duration // the host's clock
 	send func(frame []byte)
+	disk *replica // nil: none
 }
 
 const (
@@ -238,7 +239,7 @@ func (e *endpoint) take(s *stack, p *packet.Packet) (problem string) {
 		return ""
 	}
 	at := int64(e.rcv) + int64(int32(p.Seq-e.irs-uint32(e.rcv)))
-	if !syn && (at > int64(e.rcv)+tcpSpace || at+int64(len(p.Payload))+1 < int64(e.rcv)-(1<<20)) {
+	if !syn && (at > int64(e.rcv)+tcpSpace || at+int64(len(p.Payload))+1 < int64(e.rcv)-(1<<16)) {
 		e.ack(s) // not of this connection
 		return ""
 	}

@@ -23,12 +23,20 @@ const (
 	assigned         moment = "a part is assigned"
 	tookOver         moment = "a standby goes live"
 	claiming         moment = "a replica takes the VM by itself"
+	stamping         moment = "a disk's stamp is to be written"
+	stamped          moment = "a disk's stamp is written"
+	flushing         moment = "a guest flushes its disk"
+	flushed          moment = "a guest's disk is flushed"
+	blocksWritten    moment = "blocks of a stage are written"
 	// synReleased is for a test of its own.
 	synReleased moment = "a SYN leaves on a release"
 )
 
 var moments = []moment{dialling, copying, pausing, checkpointSent, checkpointBegins, bulkArrives, stagedSent, applying,
 	applied, resuming, emitted, committing, committed, assigned, tookOver, claiming}
+
+// diskMoments come only where guests have disks.
+var diskMoments = []moment{stamping, stamped, flushing, flushed, blocksWritten}
 
 // trap is a fault that waits for its moment.
 type trap struct {
@@ -45,8 +53,15 @@ func (w *world) setTrap(v *vm) bool {
 	if w.trap != nil {
 		return false
 	}
-	w.trap = &trap{v: v, at: moments[w.rng.IntN(len(moments))], victim: victims[w.rng.IntN(len(victims))],
+	at := moments
+	if v.disks && w.chance(0.4) {
+		at = diskMoments
+	}
+	w.trap = &trap{v: v, at: at[w.rng.IntN(len(at))], victim: victims[w.rng.IntN(len(victims))],
 		silent: w.chance(0.5), skip: w.rng.IntN(3)}
+	if w.opt.cold > 0 && w.chance(0.4) {
+		w.trap.victim = "everything"
+	}
 	return true
 }
 
@@ -76,6 +91,8 @@ func (w *world) hit(at moment, v *vm) {
 func (t *trap) spring() bool {
 	v, rec := t.v, t.v.record()
 	switch t.victim {
+	case "everything":
+		return v.coldRestart()
 	case "active":
 		return v.crash(rec.GetActive().GetId(), t.silent)
 	case "standby":

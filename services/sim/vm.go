@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"time"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 )
@@ -13,12 +14,16 @@ type vm struct {
 	name    string
 	hosts   []*replica
 	clients []*client
+	asker   *asker // nil: none
 	check   checker
 	entry   *entry // in etcd
+	disks   bool   // the guest has one
+	// coldUntil is until when not all is lost again.
+	coldUntil time.Duration
 }
 
 func (w *world) newVM(name string) *vm {
-	v := &vm{w: w, name: name, entry: &entry{}}
+	v := &vm{w: w, name: name, entry: &entry{}, disks: w.opt.disks}
 	v.check = newChecker(v)
 	w.vms = append(w.vms, v)
 	return v
@@ -61,7 +66,7 @@ func (v *vm) whole() bool {
 			return false
 		}
 	}
-	return true
+	return v.asker == nil || v.asker.answered >= v.w.opt.enough && v.ruled()
 }
 
 // progress tells where everything stands.
@@ -77,6 +82,18 @@ func (v *vm) progress() (s string) {
 	}
 	for _, c := range v.clients {
 		s += fmt.Sprintf("%d/%d ", c.answered, v.w.opt.enough)
+		if c.waiting {
+			s += fmt.Sprintf("(client %d waits for %d %s, tcp %v) ", c.number, c.n, c.op, c.tcp)
+		}
+	}
+	if v.asker != nil {
+		s += fmt.Sprintf("asker %d/%d, %s ordered, in force %v ", v.asker.answered, v.w.opt.enough, v.ordered(), v.ruled())
 	}
 	return s
+}
+
+// ruled tells whether the rules that were ordered are in force.
+func (v *vm) ruled() bool {
+	a := v.host(v.record().GetActive().GetId())
+	return a != nil && a.rules[a.core.Epoch()] == v.ordered()
 }

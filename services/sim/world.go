@@ -21,6 +21,7 @@ type world struct {
 	cuts     map[[2]*process]int // by sender and receiver
 	slow     map[[2]*process]time.Duration
 	trap     *trap
+	inodes   uint64 // of disk images, and names of disks
 	// disturbed is when a replica last stood still or was cut off.
 	disturbed time.Duration
 	mutation  Mutation
