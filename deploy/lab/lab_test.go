@@ -74,10 +74,10 @@ func TestGuestOfTwoCPUsOutlivesItsHosts(t *testing.T) {
 	if !r.Ok || r.Lost != 0 || r.Wrong != 0 || r.ConnectionsLost != 0 || r.Acked == 0 || r.Connections != 5 {
 		t.Errorf("the promise was not kept: %+v", r)
 	}
-	if r.FailoversObserved < 2 || len(r.FailoverGapMs) != 2 {
+	if r.FailoversObserved != 2 || len(r.FailoverGapMs) != 2 {
 		t.Errorf("%d fail-overs, a cut and a kill cause 2", r.FailoversObserved)
 	}
-	if r.Resyncs < 2 || r.PagesCompared == 0 || r.PagesSent == 0 {
+	if r.Resyncs == 0 || r.PagesCompared == 0 || r.PagesSent == 0 {
 		t.Errorf("%d resynchronizations with %d pages compared and %d sent", r.Resyncs, r.PagesCompared, r.PagesSent)
 	}
 	if r.ClockAsked < 20 || r.ClockBackwards != 0 || len(r.ClockAheadMs) != 2 { // 5 at first, 1 and 5 around each loss, 1 for each order and in the end

@@ -13,7 +13,9 @@ import (
 	"github.com/understudy-ft/understudy/deploy/load"
 )
 
-// Result is what a story came to, and its last line.
+// Result is what a story came to, and its last line. Numbers of resynchronizations,
+// pages and outputs are the arbiter's, which begins anew when it had to take the VM
+// again.
 type Result struct {
 	Ok                bool    `json:"ok"`
 	Acked             int64   `json:"acked"`
@@ -63,7 +65,7 @@ func (r *Result) finish(n *pb.VMCounters, seen load.Result, lost int64) {
 	r.Acked, r.Reads, r.Lost, r.Wrong = seen.Acked, seen.Reads, lost, seen.Wrong
 	r.Connections, r.ConnectionsLost = seen.Connections, seen.ConnectionsLost
 	r.Resyncs, r.PagesSent, r.PagesCompared = n.GetResyncs(), n.GetPagesSent(), n.GetPagesCompared()
-	r.OutputsReleased, r.FailoversObserved = n.GetOutputsReleased(), n.GetFailovers()
+	r.OutputsReleased = n.GetOutputsReleased()
 	pauses := slices.Sorted(slices.Values(n.GetRecentPausesUs()))
 	r.ResyncPauseP50Ms, r.ResyncPauseP99Ms = percentile(pauses, 50), percentile(pauses, 99)
 	r.Ok = lost == 0 && seen.Wrong == 0 && seen.ConnectionsLost == 0 && seen.Acked > 0 &&

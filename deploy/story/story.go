@@ -159,6 +159,7 @@ func (s *Story) Lose(ctx context.Context, lose func(active string) (what string,
 	}); err != nil {
 		return err
 	}
+	s.result.FailoversObserved++
 	s.Say("%s has taken over in term %d", heir, s.last.GetRecord().GetTerm())
 	d, err := s.askTime(soloQuestions)
 	if err != nil {
