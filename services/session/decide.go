@@ -244,6 +244,9 @@ func (c *Core) mayTry(r *replica) bool {
 	if c.drained(r) || c.unfit(r) != "" {
 		return false
 	}
+	if d := r.disk.GetId(); d != "" && d == c.record.GetActiveDisk() {
+		return false // the active's process is gone, though that was not noticed: this one is to boot
+	}
 	for _, f := range c.failures {
 		if f.id == r.id() {
 			return !c.now.Before(f.until)

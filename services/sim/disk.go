@@ -99,7 +99,7 @@ func (r *replica) openDisk() {
 	var found disk.Stamp
 	ok := false
 	if m.stamp != nil {
-		found, ok = *m.stamp, m.stamp.Inode == m.inode || w.mutated(CopiedStamp)
+		found, ok = *m.stamp, m.stamp.Inode == m.inode
 	}
 	k, err := disk.NewKeeper(r.v.name, found, ok, fresh, r.adopt)
 	if err != nil {
@@ -124,9 +124,6 @@ func (r *replica) describe(c *role.Config) {
 	s := r.keeper.Stamp()
 	c.Disk = r.keeper.Hello(r.name)
 	c.CanBoot = !r.boot && s.Whole() && r.img.kept
-	if r.w.mutated(PartialBoots) {
-		c.Disk.Whole, c.CanBoot = true, !r.boot && r.img.kept
-	}
 }
 
 // stampWrite is a stamp to be made durable, and what follows.
@@ -204,7 +201,7 @@ func (w *world) syncing() time.Duration {
 // unfinished tells whether the stamp still says that a copy is being written: who
 // is alone does not speak then.
 func (r *replica) unfinished() bool {
-	return r.hasDisk && !r.keeper.Whole() && !r.w.mutated(EarlyVoice)
+	return r.hasDisk && !r.keeper.Whole()
 }
 
 // writeBlock is the guest's write.

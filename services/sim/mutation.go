@@ -71,14 +71,8 @@ const (
 	NoHold Mutation = "a stage is confirmed before the stamp says so"
 	// EarlyRelease: the stamp calls an image whole while the stage is written.
 	EarlyRelease Mutation = "a disk counts as whole while a stage is applied"
-	// EarlyVoice: a copy that took over speaks while its image's stamp says partial.
-	EarlyVoice Mutation = "a copy speaks before its disk counts as whole"
 	// StaleBoots: the arbiter does not see which image a candidate has.
 	StaleBoots Mutation = "any disk is booted from"
-	// PartialBoots: an image is told to be whole, whatever its stamp says.
-	PartialBoots Mutation = "a partial disk is booted from"
-	// CopiedStamp: a stamp counts for a copy of its image.
-	CopiedStamp Mutation = "a stamp counts for a copied image"
 	// LostRepairs: blocks that only the standby wrote stay as they are.
 	LostRepairs Mutation = "blocks that only the standby wrote are not repaired"
 	// OutlivedRule: what was exempt once leaves uncompared for ever.
@@ -90,7 +84,7 @@ const (
 // Mutations are all of them.
 var Mutations = []Mutation{NoComparison, NoDigests, NoAckRule, NoEpochs, EternalLease, NoLeaseConditions,
 	ClaimOwned, StaleFlows, SpeakingStandby, EarlyProtected, RepeatedInputs, NoRevisions, EarlyStaged, StageInPlace, NoParking, LeakyPause, LostInputs, SwappedInputs, NoRefeed, WrongISN, LateISN, StaleStage,
-	NoSync, NoBootFlush, NoHold, EarlyRelease, EarlyVoice, StaleBoots, PartialBoots, CopiedStamp, LostRepairs, OutlivedRule, LostRules}
+	NoSync, NoBootFlush, NoHold, EarlyRelease, StaleBoots, LostRepairs, OutlivedRule, LostRules}
 
 // mutant is what a defective replica remembers.
 type mutant struct {
