@@ -160,7 +160,8 @@ func (c *checker) diced(r *replica, p *packet.Packet, leased bool) {
 		if w.happened["dice left past the arbiter"]++; is != "bypass" {
 			w.fail("rules: %s lets out %q past the arbiter in epoch %d, where the rule is %q", r.id, said, r.core.Epoch(), is)
 		}
-		if since, known := c.activeUntil[r.id]; !named && (!known || w.now-since > leaseTTL) {
+		// A process that stood still speaks until it has heard what waits for it.
+		if since, known := c.activeUntil[r.id]; !named && (!known || w.now-max(since, r.resumed) > leaseTTL) {
 			w.fail("rule 2: %s lets out %q past the arbiter %v after it was replaced", r.id, said, w.now-since)
 		}
 	case leased:

@@ -255,6 +255,7 @@ func (v *vm) orderUndrain() bool {
 func (p *process) halt(d time.Duration) {
 	p.w.log("%s stands still for %v", p.name, d)
 	p.stopped = p.w.now + d
+	p.resumed = p.stopped
 	if p.w.chance(0.3) {
 		jump := p.w.between(0, 2*time.Second)
 		p.w.schedule(p.stopped, func() { p.offset += jump })
@@ -506,7 +507,7 @@ func (w *world) heal() {
 	}
 	for _, v := range w.vms {
 		for _, r := range v.hosts {
-			r.stopped = 0
+			r.stopped, r.resumed = 0, min(r.resumed, w.now)
 			if r.dead && !r.gone {
 				r.restart()
 			}

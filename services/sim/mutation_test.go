@@ -7,8 +7,8 @@ import (
 )
 
 // caughtBy is a seed that is known to catch a mutation that few seeds do.
-var caughtBy = map[Mutation]uint64{NoRevisions: 9, StaleFlows: 29, ClaimOwned: 81, EternalLease: 121, StageInPlace: 132,
-	NoEpochs: 160, NoLeaseConditions: 341}
+var caughtBy = map[Mutation]uint64{StaleFlows: 13, EarlyRelease: 19, ClaimOwned: 22, NoRevisions: 28, StageInPlace: 44,
+	NoEpochs: 58, NoLeaseConditions: 84, NoBootFlush: 106, EternalLease: 121}
 
 // mutationSeeds bounds the seeds within which each mutation must be caught.
 const mutationSeeds = 1000

@@ -48,6 +48,8 @@ type process struct {
 	dead bool
 	// stopped until that time (SIGSTOP); what happens meanwhile waits.
 	stopped time.Duration
+	// resumed is when it went on last.
+	resumed time.Duration
 	offset  time.Duration
 	rate    float64
 }
