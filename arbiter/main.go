@@ -15,6 +15,7 @@ import (
 	"github.com/understudy-ft/understudy/services/fence"
 	"github.com/understudy-ft/understudy/services/health"
 	"github.com/understudy-ft/understudy/services/identity"
+	"github.com/understudy-ft/understudy/services/sched"
 	"github.com/understudy-ft/understudy/services/session"
 )
 
@@ -205,6 +206,9 @@ func main() {
 	cli.Main(c, func(ctx context.Context, log hclog.Logger) error {
 		if err := o.check(); err != nil {
 			return err
+		}
+		if err := sched.Prompt(); err != nil {
+			log.Debug("threads keep the kernel's time slices", "error", err)
 		}
 		a, err := start(ctx, o, log)
 		if err != nil {

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"runtime"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -72,9 +71,7 @@ func main() {
 		if err := replica.CheckGuest(g); err != nil {
 			return err
 		}
-		// The guest's hart competes with the goroutines that serve it; one more
-		// thread than processors lets these run at once.
-		runtime.GOMAXPROCS(runtime.NumCPU() + 1)
+		replica.SetUpThreads(log)
 		if *standalone {
 			return replica.RunStandalone(ctx, cfg)
 		}

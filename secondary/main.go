@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"runtime"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -24,7 +23,7 @@ func main() {
 			return err
 		}
 		defer done()
-		runtime.GOMAXPROCS(runtime.NumCPU() + 1) // see primary
+		replica.SetUpThreads(log)
 		return replica.Run(ctx, cfg)
 	})
 }

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/understudy-ft/understudy/services/sched"
 	"github.com/understudy-ft/understudy/services/vmm"
 )
 
@@ -50,6 +51,9 @@ func (c *vcpu) loop() {
 	// goroutine.
 	runtime.LockOSThread()
 	c.tid.Store(int64(unix.Gettid()))
+	if err := sched.Steady(); err != nil {
+		c.engine.log.Debug("the vCPU's thread keeps short time slices", "error", err)
+	}
 	for {
 		stop := c.run()
 		if late := c.settle(); stop == nil {

@@ -2,11 +2,13 @@ package rv64
 
 import (
 	"fmt"
+	"runtime"
 	"sync/atomic"
 	"time"
 	"unsafe"
 
 	"github.com/understudy-ft/understudy/services/mem"
+	"github.com/understudy-ft/understudy/services/sched"
 	"github.com/understudy-ft/understudy/services/vmm"
 )
 
@@ -135,6 +137,11 @@ func (h *hart) notify(reason uint32) {
 
 // loop runs the hart until the engine closes.
 func (h *hart) loop() {
+	// The thread's time slices are its own, and so it ends with the goroutine.
+	runtime.LockOSThread()
+	if err := sched.Steady(); err != nil {
+		h.eng.log.Debug("the hart's thread keeps short time slices", "error", err)
+	}
 	for {
 		if h.attn.Load()&attnHold != 0 {
 			stop := h.stop

@@ -1,0 +1,51 @@
+package sched
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Prompt asks for short slices for all threads of this process, and so for
+// those that they start. A hart's thread takes it back by Steady.
+func Prompt() error {
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return fmt.Errorf("list the threads of this process: %w", err)
+	}
+	for _, t := range tasks {
+		tid, err := strconv.Atoi(t.Name())
+		if err != nil {
+			continue
+		}
+		if err := slice(tid, promptSlice); err != nil && !errors.Is(err, unix.ESRCH) {
+			return err
+		}
+	}
+	return nil
+}
+
+// Steady gives the calling thread the kernel's own slices again. The caller must
+// have locked its goroutine to the thread.
+func Steady() error { return slice(0, 0) }
+
+// slice sets a thread's slice; tid 0 is the calling thread, length 0 the
+// kernel's own slice.
+func slice(tid int, length time.Duration) error {
+	attr, err := unix.SchedGetAttr(tid, 0)
+	if err != nil {
+		return fmt.Errorf("read a thread's scheduling: %w", err)
+	}
+	if attr.Policy != unix.SCHED_NORMAL && attr.Policy != unix.SCHED_BATCH {
+		return nil // an operator chose another policy, for which this means nothing
+	}
+	attr.Runtime = uint64(length)
+	if err := unix.SchedSetAttr(tid, attr, 0); err != nil {
+		return fmt.Errorf("set a thread's time slice: %w", err)
+	}
+	return nil
+}
