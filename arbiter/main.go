@@ -207,9 +207,7 @@ func main() {
 		if err := o.check(); err != nil {
 			return err
 		}
-		if err := sched.Prompt(); err != nil {
-			log.Debug("threads keep the kernel's time slices", "error", err)
-		}
+		sched.Messages(log)
 		a, err := start(ctx, o, log)
 		if err != nil {
 			return err

@@ -15,6 +15,7 @@ import (
 	"github.com/understudy-ft/understudy/services/cli"
 	"github.com/understudy-ft/understudy/services/disk"
 	"github.com/understudy-ft/understudy/services/replica"
+	"github.com/understudy-ft/understudy/services/sched"
 )
 
 func main() {
@@ -71,7 +72,7 @@ func main() {
 		if err := replica.CheckGuest(g); err != nil {
 			return err
 		}
-		replica.SetUpThreads(log)
+		sched.Guest(*cpus, log)
 		if *standalone {
 			return replica.RunStandalone(ctx, cfg)
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/understudy-ft/understudy/services/cli"
 	"github.com/understudy-ft/understudy/services/replica"
+	"github.com/understudy-ft/understudy/services/sched"
 )
 
 func main() {
@@ -23,7 +24,7 @@ func main() {
 			return err
 		}
 		defer done()
-		replica.SetUpThreads(log)
+		sched.Guest(1, log)
 		return replica.Run(ctx, cfg)
 	})
 }

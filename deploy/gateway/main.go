@@ -30,9 +30,7 @@ func main() {
 	mtu := cmd.Int("mtu", 1500, "largest packet in `BYTES`")
 	flags := identity.AddFlags(cmd)
 	cli.Main(cmd, func(ctx context.Context, log hclog.Logger) error {
-		if err := sched.Prompt(); err != nil {
-			log.Debug("threads keep the kernel's time slices", "error", err)
-		}
+		sched.Messages(log)
 		cfg := Config{Listen: listen.Values, Outbound: *outbound, MTU: *mtu}
 		if err := cfg.parse(*subnet, forwards.Values, leases.Values); err != nil {
 			return fmt.Errorf("%w (%w)", err, cli.ErrUsage)

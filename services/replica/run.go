@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"runtime"
 	"sync/atomic"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"google.golang.org/grpc"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
@@ -17,7 +15,6 @@ import (
 	"github.com/understudy-ft/understudy/services/feed"
 	"github.com/understudy-ft/understudy/services/identity"
 	"github.com/understudy-ft/understudy/services/role"
-	"github.com/understudy-ft/understudy/services/sched"
 )
 
 // Run lives as a replica until ctx is done, the guest ends, or the arbiter
@@ -102,15 +99,6 @@ const (
 	firstPause = 250 * time.Millisecond
 	maxPause   = 10 * time.Second
 )
-
-// SetUpThreads prepares the process for a guest whose harts want all the time
-// there is, beside goroutines that serve them and want little, but at once.
-func SetUpThreads(log hclog.Logger) {
-	runtime.GOMAXPROCS(runtime.NumCPU() + 1)
-	if err := sched.Prompt(); err != nil {
-		log.Debug("threads keep the kernel's time slices", "error", err)
-	}
-}
 
 // callers says who may call a replica of the VM: another replica of the VM
 // feeds it, anyone asks after its health.

@@ -1,5 +1,5 @@
-// Package sched tells the kernel which of a process's threads are to run at
-// once when they wake, and which may be interrupted for them.
+// Package sched says which of a program's threads run at once when they wake, and
+// how many of them there are.
 //
 // A guest's CPU wants all the time there is. What carries its outputs out (the
 // replica's loop, its streams, the arbiter, the gateway) wants little, but soon:
@@ -8,10 +8,37 @@
 // later let a thread ask for shorter slices, without any privilege and without a
 // larger share of the CPU: it then preempts one with longer slices when it wakes
 // (EEVDF, PREEMPT_SHORT). Older kernels ignore the wish.
+//
+// An output passes a dozen goroutines on its way. On one of Go's processors each
+// hands it to the next; with idle processors beside it, each wakes a thread, which
+// looks for work and mostly finds none. That costs more than the work, so that a
+// program gets as few processors as do its work.
 package sched
 
-import "time"
+import (
+	"os"
+	"runtime"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+)
 
 // promptSlice is the slice that threads ask for which carry messages. The
 // kernel's shortest is 100 µs.
 const promptSlice = 100 * time.Microsecond
+
+// Messages sets up a program that passes messages on.
+func Messages(log hclog.Logger) { setUp(0, log) }
+
+// Guest sets up a program that runs a guest of that many harts, and passes
+// messages on beside it.
+func Guest(harts int, log hclog.Logger) { setUp(harts, log) }
+
+func setUp(harts int, log hclog.Logger) {
+	if os.Getenv("GOMAXPROCS") == "" { // otherwise the operator has chosen
+		runtime.GOMAXPROCS(harts + max(1, (runtime.NumCPU()-harts)/2))
+	}
+	if err := prompt(); err != nil {
+		log.Debug("threads keep the kernel's time slices", "error", err)
+	}
+}

@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Prompt asks for short slices for all threads of this process, and so for
-// those that they start. A hart's thread takes it back by Steady.
-func Prompt() error {
+// prompt asks for short slices for all threads of this process, and so for
+// those that they start.
+func prompt() error {
 	tasks, err := os.ReadDir("/proc/self/task")
 	if err != nil {
 		return fmt.Errorf("list the threads of this process: %w", err)
@@ -29,8 +29,8 @@ func Prompt() error {
 	return nil
 }
 
-// Steady gives the calling thread the kernel's own slices again. The caller must
-// have locked its goroutine to the thread.
+// Steady gives the calling thread, a hart's, the kernel's own slices again. The
+// caller must have locked its goroutine to the thread.
 func Steady() error { return slice(0, 0) }
 
 // slice sets a thread's slice; tid 0 is the calling thread, length 0 the

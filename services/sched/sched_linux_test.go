@@ -21,7 +21,7 @@ func TestNewThreadsArePromptAndHartsSteady(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	usual := ofThread(t)
-	if err := Prompt(); err != nil {
+	if err := prompt(); err != nil {
 		t.Fatal(err)
 	}
 	if ofThread(t) == usual {

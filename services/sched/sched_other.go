@@ -2,8 +2,7 @@
 
 package sched
 
-// Prompt does nothing here.
-func Prompt() error { return nil }
+func prompt() error { return nil }
 
 // Steady does nothing here.
 func Steady() error { return nil }
