@@ -26,6 +26,8 @@ type emitter struct {
 	closed bool
 	done   chan struct{}
 	lost   uint64
+
+	frames [][]byte // send's
 }
 
 type emission struct {
@@ -69,26 +71,39 @@ func (e *emitter) run() {
 		if lost > 0 {
 			e.log.Warn("outputs lost: the uplink does not keep up", "frames", lost)
 		}
-		for i, o := range batch {
-			e.send(o)
-			batch[i] = emission{}
+		for rest := batch; len(rest) > 0; {
+			rest = e.send(rest)
 		}
+		clear(batch)
 		if closed {
 			return
 		}
 	}
 }
 
-func (e *emitter) send(o emission) {
+// emitTogether bounds the frames of one write, so that the lease is looked at
+// again before the next.
+const emitTogether = 64
+
+// send lets the first frames of a queue go that the same permission covers, and
+// returns the others.
+func (e *emitter) send(queue []emission) (rest []emission) {
+	leased := queue[0].leased
+	n := 0
+	e.frames = e.frames[:0]
+	for n < len(queue) && n < emitTogether && queue[n].leased == leased {
+		e.frames = append(e.frames, queue[n].frame)
+		n++
+	}
 	// The lease is checked at the last moment: this process may have been
-	// stopped since the frame was let go.
-	if o.leased && !e.valid() {
-		e.log.Warn("output dropped: the lease ran out just now, or the disk's stamp is still being written")
-		return
+	// stopped since the frames were let go.
+	if leased && !e.valid() {
+		e.log.Warn("outputs dropped: the lease ran out just now, or the disk's stamp is still being written", "frames", n)
+	} else if err := e.up.Send(e.frames...); err != nil && !errors.Is(err, uplink.ErrMuted) {
+		e.log.Debug("outputs not sent", "frames", n, "error", err)
 	}
-	if err := e.up.Send(o.frame); err != nil && !errors.Is(err, uplink.ErrMuted) {
-		e.log.Debug("output not sent", "error", err)
-	}
+	clear(e.frames)
+	return queue[n:]
 }
 
 // close ends the goroutine when what waits has been sent.

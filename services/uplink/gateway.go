@@ -165,8 +165,8 @@ func (g *gateway) drop(conn net.Conn) {
 	}
 }
 
-func (g *gateway) Send(frame []byte) error {
-	if err := checkFrame(frame); err != nil {
+func (g *gateway) Send(frames ...[]byte) error {
+	if err := checkFrames(frames); err != nil {
 		return err
 	}
 	g.mu.Lock()
@@ -179,7 +179,11 @@ func (g *gateway) Send(frame []byte) error {
 	case g.conn == nil:
 		return ErrDown
 	}
-	return g.write(wire.AppendFrame(g.buf[:0], frame))
+	message := g.buf[:0]
+	for _, f := range frames {
+		message = wire.AppendFrame(message, f)
+	}
+	return g.write(message)
 }
 
 func (g *gateway) Mute(muted bool) {

@@ -15,14 +15,14 @@ func newNone() *none {
 	return n
 }
 
-func (n *none) Send(frame []byte) error {
+func (n *none) Send(frames ...[]byte) error {
 	switch {
 	case n.closed.Load():
 		return ErrClosed
 	case n.muted.Load():
 		return ErrMuted
 	}
-	return checkFrame(frame)
+	return checkFrames(frames)
 }
 
 func (n *none) Mute(muted bool) { n.muted.Store(muted) }

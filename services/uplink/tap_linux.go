@@ -149,8 +149,8 @@ func (t *tap) read() {
 	}
 }
 
-func (t *tap) Send(frame []byte) error {
-	if err := checkFrame(frame); err != nil {
+func (t *tap) Send(frames ...[]byte) error {
+	if err := checkFrames(frames); err != nil {
 		return err
 	}
 	t.mu.Lock()
@@ -162,8 +162,8 @@ func (t *tap) Send(frame []byte) error {
 		return ErrMuted
 	}
 	err := t.file.SetWriteDeadline(time.Now().Add(sendTimeout))
-	if err == nil {
-		_, err = t.file.Write(frame)
+	for i := 0; err == nil && i < len(frames); i++ {
+		_, err = t.file.Write(frames[i])
 	}
 	if err != nil {
 		return fmt.Errorf("writing to the TAP device: %w", err)

@@ -69,10 +69,10 @@ var (
 // An Uplink sends and hears Ethernet frames, without their check sequence. Its
 // methods may be called by several goroutines at a time.
 type Uplink interface {
-	// Send emits a frame, which it does not keep. It writes at once and waits
-	// at most 100 ms. A frame that an error is returned for is lost, as on any
-	// network.
-	Send(frame []byte) error
+	// Send emits frames in their order, which it does not keep. It writes at once
+	// and waits at most 100 ms. With an error some of them, or all, are lost, as
+	// on any network.
+	Send(frames ...[]byte) error
 	// Mute stops (true) or allows (false) sending. When Mute(true) returns,
 	// nothing is under way any more. After Mute(false) what is heard goes to
 	// recv; what was heard before it stays with Recent, so that the two have
@@ -145,9 +145,11 @@ func Address(spec string) (addr string, ok bool) {
 	return p.address, err == nil && p.network == "tcp"
 }
 
-func checkFrame(frame []byte) error {
-	if len(frame) < wire.MinFrame || len(frame) > wire.MaxFrame {
-		return fmt.Errorf("%w: %d bytes", ErrFrameSize, len(frame))
+func checkFrames(frames [][]byte) error {
+	for _, f := range frames {
+		if len(f) < wire.MinFrame || len(f) > wire.MaxFrame {
+			return fmt.Errorf("%w: %d bytes", ErrFrameSize, len(f))
+		}
 	}
 	return nil
 }
