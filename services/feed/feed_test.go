@@ -37,7 +37,7 @@ func TestMessagesArriveInOrderBothWays(t *testing.T) {
 		}
 	}
 	for n := range uint64(500) {
-		if m := wait(t, ae.messages, "message"); m.GetConsumed().GetInput() != n || m.Term != 3 {
+		if m := wait(t, ae.messages, "message"); m.GetStaged().GetEpoch() != n || m.Term != 3 {
 			t.Fatalf("got %v, want %d", m, n)
 		}
 		m := wait(t, se.messages, "message")

@@ -194,7 +194,7 @@ func connect(t *testing.T, addr string, cfg Config) (*Active, *activeEnd) {
 }
 
 func consumed(n uint64) *pb.FromStandby {
-	return &pb.FromStandby{Body: &pb.FromStandby_Consumed{Consumed: &pb.Consumed{Input: n}}}
+	return &pb.FromStandby{Body: &pb.FromStandby_Staged{Staged: &pb.Staged{Epoch: n}}}
 }
 
 // proxy is a TCP wire that can be cut, stalled and slowed down.

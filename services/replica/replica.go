@@ -80,7 +80,11 @@ func newLife(cfg Config, advertise string) (*life, error) {
 	if _, err := rand.Read(random[:]); err != nil {
 		return nil, fmt.Errorf("make an identity: %w", err)
 	}
-	l := &life{cfg: cfg, box: newMailbox(), ended: make(chan struct{})}
+	box, err := newMailbox()
+	if err != nil {
+		return nil, err
+	}
+	l := &life{cfg: cfg, box: box, ended: make(chan struct{})}
 	l.self = &pb.ReplicaRef{Id: cfg.Name + "-" + hex.EncodeToString(random[:4]), Address: advertise}
 	l.log = cfg.Log.With("vm", cfg.VM, "replica", l.self.Id)
 	cfg.fitness.busy = false // who looked has ended with the last life
@@ -122,12 +126,15 @@ func (l *life) run(ctx context.Context) error {
 func (l *life) loop(ctx context.Context) {
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
+	due := time.NewTimer(tickEvery)
+	defer due.Stop()
 	var batch []event
 	var lastTick time.Duration
 	for !l.done {
 		select {
 		case <-l.box.wake:
 		case <-tick.C:
+		case <-due.C:
 		case <-ctx.Done():
 			l.core.Shutdown("the replica was told to end")
 			l.end(nil)
@@ -135,6 +142,7 @@ func (l *life) loop(ctx context.Context) {
 		}
 		batch = l.box.take(batch)
 		now := fence.Now()
+		changed := false // frames change nothing of what the replica is
 		for i := range batch {
 			switch e := &batch[i]; e.kind {
 			case guestSent:
@@ -144,19 +152,25 @@ func (l *life) loop(ctx context.Context) {
 				l.core.Input(now, e.frame)
 			default:
 				e.fn()
+				changed = true
 			}
 			batch[i] = event{}
 		}
 		if now-lastTick >= tickEvery {
-			lastTick = now
+			lastTick, changed = now, true
 			l.core.Tick(now, l.worker.idle())
 			l.refit()
 		}
 		l.core.Flush(now)
+		if at := l.core.Due(); at != 0 {
+			due.Reset(at - now)
+		}
 		l.trace.flush()
 		l.backlog.Store(int64(l.core.InputBacklog()))
-		l.publish()
-		if l.stamped {
+		if changed {
+			l.publish()
+		}
+		if changed && l.stamped {
 			l.cfg.disk.follow(l.core.Role(), l.core.Mode(), l.core.Term(), l.core.Epoch(), l.self.GetId())
 		}
 	}

@@ -144,7 +144,7 @@ type Core struct {
 	events        uint64 // guest events in this epoch
 	bypassed      uint64 // outputs that left past the arbiter
 	lastHeartbeat time.Duration
-	lastConsumed  uint64
+	pace          pace
 }
 
 // New returns the Core of a replica that plays no part yet.
@@ -259,21 +259,6 @@ func (c *Core) spokenOnFeed() uint32 {
 	return c.feedSpeaks
 }
 
-// Flush sends what has gathered: reports of outputs, confirmations, progress.
-func (c *Core) Flush(now time.Duration) {
-	if c.ended {
-		return
-	}
-	c.report(now)
-	if c.feeding && c.feedUp {
-		c.confirm()
-	}
-	if c.role == pb.Role_ROLE_STANDBY && c.feedUp && c.in.delivered != c.lastConsumed {
-		c.lastConsumed = c.in.delivered
-		c.toActive(&pb.FromStandby_Consumed{Consumed: &pb.Consumed{Input: c.in.delivered}})
-	}
-}
-
 // InputRoom says that the guest has room for inputs again.
 func (c *Core) InputRoom(time.Duration) { c.pump() }
 
@@ -285,23 +270,23 @@ func (c *Core) NewestOutput() uint64 { return c.out.last }
 func (c *Core) InputBacklog() int { return c.in.waiting() }
 
 // Input gives a frame that the uplink heard, which the Core owns from now on.
+// The standby and the guest get it with the next Flush.
 func (c *Core) Input(_ time.Duration, frame []byte) {
 	if c.role != pb.Role_ROLE_ACTIVE || c.ended {
 		return
 	}
 	c.in.accept(frame)
-	// While a checkpoint's pause is being taken, an input must not overtake the
-	// CheckpointBegin that says which inputs are part of it.
-	if !(c.sync.phase == pausing) {
-		c.feedInputs()
-	}
-	c.pump()
 }
 
 // feedInputs sends the standby the inputs that it was not sent yet.
 func (c *Core) feedInputs() {
-	if !c.feeding {
+	switch {
+	case !c.feeding:
 		c.in.fedAll()
+		return
+	case c.sync.phase == pausing:
+		// An input must not overtake the CheckpointBegin that says which inputs are
+		// part of it.
 		return
 	}
 	for {
@@ -309,16 +294,19 @@ func (c *Core) feedInputs() {
 		if len(frames) == 0 {
 			return
 		}
+		c.pace.fed = true
 		c.toStandby(&pb.FromActive_Inputs{Inputs: &pb.Inputs{First: first, Frames: frames}})
 	}
 }
 
 const inputsPerMessage = 64
 
-// pump delivers waiting inputs while the guest runs and takes them. An input is
+// pump sends waiting inputs to the standby and delivers them while the guest
+// runs and takes them. An input is
 // translated once, right before the guest gets it: the flow table counts the
 // inputs that it sees, and must be at the same one in both copies.
 func (c *Core) pump() {
+	c.feedInputs()
 	for !c.paused && !c.ended && c.in.waiting() > 0 && c.host.Room() {
 		if !c.host.Deliver(c.in.translated(c.flows)) {
 			return

@@ -60,7 +60,7 @@ func FuzzCore(f *testing.F) {
 		step(stepArbiter, &pb.ToReplica{Term: 3, Body: &pb.ToReplica_Release{Release: &pb.Release{Epoch: 1, Outputs: []*pb.Released{{Id: 1}, {Id: 1}, {Id: 9}}}}}),
 		step(stepArbiter, &pb.ToReplica{Term: 3, Body: &pb.ToReplica_Probes{Probes: &pb.Probes{Epoch: 1, Probes: []*pb.Probe{{Flow: 1, Offset: ^uint64(0)}}}}}),
 		step(stepArbiter, &pb.ToReplica{Term: 3, Body: &pb.ToReplica_Resync{Resync: &pb.Resync{Epoch: ^uint64(0)}}}),
-		step(stepStandby, &pb.FromStandby{Term: 3, Body: &pb.FromStandby_Consumed{Consumed: &pb.Consumed{Input: ^uint64(0)}}})))
+		step(stepStandby, &pb.FromStandby{Term: 3, Body: &pb.FromStandby_Staged{Staged: &pb.Staged{Epoch: ^uint64(0)}}})))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if len(data) == 0 || len(data) > 1<<16 {
 			return

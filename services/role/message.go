@@ -42,8 +42,6 @@ func (c *Core) toActive(body any) {
 	switch b := body.(type) {
 	case *pb.FromStandby_Staged:
 		m.Body = b
-	case *pb.FromStandby_Consumed:
-		m.Body = b
 	}
 	c.host.ToActive(m)
 }

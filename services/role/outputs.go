@@ -27,6 +27,7 @@ func (c *Core) Output(now time.Duration, frame []byte) {
 	o := c.flows.Out(frame)
 	opening, opens := c.flows.Opened()
 	if opens && c.feeding {
+		c.feedInputs() // the standby hears of an opening behind what led to it
 		c.toStandby(&pb.FromActive_FlowOpened{FlowOpened: &pb.FlowOpened{
 			Flow: uint64(opening.Flow), Isn: opening.ISN, Tsval: opening.TSval, HasTs: opening.HasTS,
 		}})
@@ -133,17 +134,27 @@ func (c *Core) emit(o *output, edgeMax uint64, leased bool) {
 	}
 }
 
+// reportable tells whether there are outputs for report.
+func (c *Core) reportable() bool {
+	if !c.arbiterUp || c.out.reported == c.out.last || c.holding {
+		return false
+	}
+	switch c.mode {
+	case pb.Mode_MODE_PROTECTED:
+		return true
+	case pb.Mode_MODE_SOLO, pb.Mode_MODE_SYNCING:
+		return c.role == pb.Role_ROLE_ACTIVE
+	}
+	return false
+}
+
 // report tells the arbiter of outputs that it was not told of: all of them in
 // PROTECTED, and guest events in SOLO.
 func (c *Core) report(now time.Duration) {
-	if !c.arbiterUp || c.out.reported == c.out.last || c.holding {
+	if !c.reportable() {
 		return
 	}
-	protected := c.mode == pb.Mode_MODE_PROTECTED
-	solo := c.role == pb.Role_ROLE_ACTIVE && (c.mode == pb.Mode_MODE_SOLO || c.mode == pb.Mode_MODE_SYNCING)
-	if !protected && !solo {
-		return
-	}
+	solo := c.mode != pb.Mode_MODE_PROTECTED
 	batch := &pb.Outputs{Epoch: c.epoch}
 	for i := range c.out.queue {
 		o := &c.out.queue[i]

@@ -51,9 +51,13 @@ func newScript(t *testing.T, d *datadriven.TestData) *script {
 
 func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 	s.out.Reset()
-	s.now += time.Millisecond
 	c := s.core
 	num := func(name string) (n uint64) { d.MaybeScanArgs(t, name, &n); return n }
+	if us := num("us"); us > 0 {
+		s.now += time.Duration(us) * time.Microsecond
+	} else {
+		s.now += time.Millisecond
+	}
 	// The lines below an assignment or an order to resynchronize are flow rules.
 	policy := func() *pb.Policy {
 		return &pb.Policy{FlowRules: strings.FieldsFunc(d.Input, func(r rune) bool { return r == '\n' })}
@@ -165,6 +169,9 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		t.Fatalf("unknown command %q", d.Cmd)
 	}
 	c.Flush(s.now)
+	if at := c.Due(); at != 0 && d.HasArg("us") {
+		s.say("due in %v", at-s.now)
+	}
 	if s.out.Len() == 0 {
 		return "-\n"
 	}
@@ -246,8 +253,6 @@ func (s *script) ToActive(m *pb.FromStandby) {
 	switch b := m.GetBody().(type) {
 	case *pb.FromStandby_Staged:
 		s.say("active <- staged epoch %d", b.Staged.GetEpoch())
-	case *pb.FromStandby_Consumed:
-		s.say("active <- consumed %d", b.Consumed.GetInput())
 	}
 }
 

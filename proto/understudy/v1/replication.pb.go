@@ -316,7 +316,6 @@ type FromStandby struct {
 	//	*FromStandby_DirtyPages
 	//	*FromStandby_Staged
 	//	*FromStandby_Pong
-	//	*FromStandby_Consumed
 	//	*FromStandby_Refusal
 	Body          isFromStandby_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
@@ -403,15 +402,6 @@ func (x *FromStandby) GetPong() *FeedPong {
 	return nil
 }
 
-func (x *FromStandby) GetConsumed() *Consumed {
-	if x != nil {
-		if x, ok := x.Body.(*FromStandby_Consumed); ok {
-			return x.Consumed
-		}
-	}
-	return nil
-}
-
 func (x *FromStandby) GetRefusal() *FeedRefusal {
 	if x != nil {
 		if x, ok := x.Body.(*FromStandby_Refusal); ok {
@@ -441,10 +431,6 @@ type FromStandby_Pong struct {
 	Pong *FeedPong `protobuf:"bytes,5,opt,name=pong,proto3,oneof"`
 }
 
-type FromStandby_Consumed struct {
-	Consumed *Consumed `protobuf:"bytes,6,opt,name=consumed,proto3,oneof"`
-}
-
 type FromStandby_Refusal struct {
 	Refusal *FeedRefusal `protobuf:"bytes,7,opt,name=refusal,proto3,oneof"`
 }
@@ -456,8 +442,6 @@ func (*FromStandby_DirtyPages) isFromStandby_Body() {}
 func (*FromStandby_Staged) isFromStandby_Body() {}
 
 func (*FromStandby_Pong) isFromStandby_Body() {}
-
-func (*FromStandby_Consumed) isFromStandby_Body() {}
 
 func (*FromStandby_Refusal) isFromStandby_Body() {}
 
@@ -1763,51 +1747,6 @@ func (x *FeedPong) GetStampNs() int64 {
 	return 0
 }
 
-// Consumed tells how far the standby has delivered inputs.
-type Consumed struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Input         uint64                 `protobuf:"varint,1,opt,name=input,proto3" json:"input,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Consumed) Reset() {
-	*x = Consumed{}
-	mi := &file_understudy_v1_replication_proto_msgTypes[20]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Consumed) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Consumed) ProtoMessage() {}
-
-func (x *Consumed) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_replication_proto_msgTypes[20]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Consumed.ProtoReflect.Descriptor instead.
-func (*Consumed) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_replication_proto_rawDescGZIP(), []int{20}
-}
-
-func (x *Consumed) GetInput() uint64 {
-	if x != nil {
-		return x.Input
-	}
-	return 0
-}
-
 // Checkpoint is everything but pages and blocks, encoded into CheckpointState.
 type Checkpoint struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -1826,7 +1765,7 @@ type Checkpoint struct {
 
 func (x *Checkpoint) Reset() {
 	*x = Checkpoint{}
-	mi := &file_understudy_v1_replication_proto_msgTypes[21]
+	mi := &file_understudy_v1_replication_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1838,7 +1777,7 @@ func (x *Checkpoint) String() string {
 func (*Checkpoint) ProtoMessage() {}
 
 func (x *Checkpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_replication_proto_msgTypes[21]
+	mi := &file_understudy_v1_replication_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1851,7 +1790,7 @@ func (x *Checkpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
 func (*Checkpoint) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_replication_proto_rawDescGZIP(), []int{21}
+	return file_understudy_v1_replication_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Checkpoint) GetVersion() uint32 {
@@ -1913,7 +1852,7 @@ type HeldOutput struct {
 
 func (x *HeldOutput) Reset() {
 	*x = HeldOutput{}
-	mi := &file_understudy_v1_replication_proto_msgTypes[22]
+	mi := &file_understudy_v1_replication_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1925,7 +1864,7 @@ func (x *HeldOutput) String() string {
 func (*HeldOutput) ProtoMessage() {}
 
 func (x *HeldOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_replication_proto_msgTypes[22]
+	mi := &file_understudy_v1_replication_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1938,7 +1877,7 @@ func (x *HeldOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldOutput.ProtoReflect.Descriptor instead.
 func (*HeldOutput) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_replication_proto_rawDescGZIP(), []int{22}
+	return file_understudy_v1_replication_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *HeldOutput) GetOutput() *Output {
@@ -1970,7 +1909,7 @@ type MachineState struct {
 
 func (x *MachineState) Reset() {
 	*x = MachineState{}
-	mi := &file_understudy_v1_replication_proto_msgTypes[23]
+	mi := &file_understudy_v1_replication_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1982,7 +1921,7 @@ func (x *MachineState) String() string {
 func (*MachineState) ProtoMessage() {}
 
 func (x *MachineState) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_replication_proto_msgTypes[23]
+	mi := &file_understudy_v1_replication_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1995,7 +1934,7 @@ func (x *MachineState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MachineState.ProtoReflect.Descriptor instead.
 func (*MachineState) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_replication_proto_rawDescGZIP(), []int{23}
+	return file_understudy_v1_replication_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *MachineState) GetVersion() uint32 {
@@ -2044,7 +1983,7 @@ type DeviceState struct {
 
 func (x *DeviceState) Reset() {
 	*x = DeviceState{}
-	mi := &file_understudy_v1_replication_proto_msgTypes[24]
+	mi := &file_understudy_v1_replication_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2056,7 +1995,7 @@ func (x *DeviceState) String() string {
 func (*DeviceState) ProtoMessage() {}
 
 func (x *DeviceState) ProtoReflect() protoreflect.Message {
-	mi := &file_understudy_v1_replication_proto_msgTypes[24]
+	mi := &file_understudy_v1_replication_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2069,7 +2008,7 @@ func (x *DeviceState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceState.ProtoReflect.Descriptor instead.
 func (*DeviceState) Descriptor() ([]byte, []int) {
-	return file_understudy_v1_replication_proto_rawDescGZIP(), []int{24}
+	return file_understudy_v1_replication_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DeviceState) GetName() string {
@@ -2115,17 +2054,16 @@ const file_understudy_v1_replication_proto_rawDesc = "" +
 	"\x04ping\x18\v \x01(\v2\x17.understudy.v1.FeedPingH\x00R\x04ping\x129\n" +
 	"\n" +
 	"boot_image\x18\f \x01(\v2\x18.understudy.v1.BootImageH\x00R\tbootImageB\x06\n" +
-	"\x04body\"\xee\x02\n" +
+	"\x04body\"\xc7\x02\n" +
 	"\vFromStandby\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x126\n" +
 	"\awelcome\x18\x02 \x01(\v2\x1a.understudy.v1.FeedWelcomeH\x00R\awelcome\x12<\n" +
 	"\vdirty_pages\x18\x03 \x01(\v2\x19.understudy.v1.DirtyPagesH\x00R\n" +
 	"dirtyPages\x12/\n" +
 	"\x06staged\x18\x04 \x01(\v2\x15.understudy.v1.StagedH\x00R\x06staged\x12-\n" +
-	"\x04pong\x18\x05 \x01(\v2\x17.understudy.v1.FeedPongH\x00R\x04pong\x125\n" +
-	"\bconsumed\x18\x06 \x01(\v2\x17.understudy.v1.ConsumedH\x00R\bconsumed\x126\n" +
+	"\x04pong\x18\x05 \x01(\v2\x17.understudy.v1.FeedPongH\x00R\x04pong\x126\n" +
 	"\arefusal\x18\a \x01(\v2\x1a.understudy.v1.FeedRefusalH\x00R\arefusalB\x06\n" +
-	"\x04body\"\xce\x01\n" +
+	"\x04bodyJ\x04\b\x06\x10\aR\bconsumed\"\xce\x01\n" +
 	"\tFeedHello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x0e\n" +
 	"\x02vm\x18\x02 \x01(\tR\x02vm\x12\x1b\n" +
@@ -2233,9 +2171,7 @@ const file_understudy_v1_replication_proto_rawDesc = "" +
 	"\aheld_ns\x18\x04 \x01(\x03R\x06heldNs\"A\n" +
 	"\bFeedPong\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x19\n" +
-	"\bstamp_ns\x18\x02 \x01(\x03R\astampNs\" \n" +
-	"\bConsumed\x12\x14\n" +
-	"\x05input\x18\x01 \x01(\x04R\x05input\"\xf8\x01\n" +
+	"\bstamp_ns\x18\x02 \x01(\x03R\astampNs\"\xf8\x01\n" +
 	"\n" +
 	"Checkpoint\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x14\n" +
@@ -2275,7 +2211,7 @@ func file_understudy_v1_replication_proto_rawDescGZIP() []byte {
 }
 
 var file_understudy_v1_replication_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_understudy_v1_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_understudy_v1_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_understudy_v1_replication_proto_goTypes = []any{
 	(BootImage_Image)(0),     // 0: understudy.v1.BootImage.Image
 	(*FromActive)(nil),       // 1: understudy.v1.FromActive
@@ -2298,13 +2234,12 @@ var file_understudy_v1_replication_proto_goTypes = []any{
 	(*Staged)(nil),           // 18: understudy.v1.Staged
 	(*FeedPing)(nil),         // 19: understudy.v1.FeedPing
 	(*FeedPong)(nil),         // 20: understudy.v1.FeedPong
-	(*Consumed)(nil),         // 21: understudy.v1.Consumed
-	(*Checkpoint)(nil),       // 22: understudy.v1.Checkpoint
-	(*HeldOutput)(nil),       // 23: understudy.v1.HeldOutput
-	(*MachineState)(nil),     // 24: understudy.v1.MachineState
-	(*DeviceState)(nil),      // 25: understudy.v1.DeviceState
-	(Reason)(0),              // 26: understudy.v1.Reason
-	(*Output)(nil),           // 27: understudy.v1.Output
+	(*Checkpoint)(nil),       // 21: understudy.v1.Checkpoint
+	(*HeldOutput)(nil),       // 22: understudy.v1.HeldOutput
+	(*MachineState)(nil),     // 23: understudy.v1.MachineState
+	(*DeviceState)(nil),      // 24: understudy.v1.DeviceState
+	(Reason)(0),              // 25: understudy.v1.Reason
+	(*Output)(nil),           // 26: understudy.v1.Output
 }
 var file_understudy_v1_replication_proto_depIdxs = []int32{
 	3,  // 0: understudy.v1.FromActive.hello:type_name -> understudy.v1.FeedHello
@@ -2322,23 +2257,22 @@ var file_understudy_v1_replication_proto_depIdxs = []int32{
 	17, // 12: understudy.v1.FromStandby.dirty_pages:type_name -> understudy.v1.DirtyPages
 	18, // 13: understudy.v1.FromStandby.staged:type_name -> understudy.v1.Staged
 	20, // 14: understudy.v1.FromStandby.pong:type_name -> understudy.v1.FeedPong
-	21, // 15: understudy.v1.FromStandby.consumed:type_name -> understudy.v1.Consumed
-	5,  // 16: understudy.v1.FromStandby.refusal:type_name -> understudy.v1.FeedRefusal
-	6,  // 17: understudy.v1.FeedHello.machine:type_name -> understudy.v1.MachineConfig
-	0,  // 18: understudy.v1.BootImage.image:type_name -> understudy.v1.BootImage.Image
-	11, // 19: understudy.v1.Emitted.flows:type_name -> understudy.v1.EmittedFlow
-	26, // 20: understudy.v1.CheckpointBegin.reason:type_name -> understudy.v1.Reason
-	24, // 21: understudy.v1.Checkpoint.machine:type_name -> understudy.v1.MachineState
-	23, // 22: understudy.v1.Checkpoint.held:type_name -> understudy.v1.HeldOutput
-	27, // 23: understudy.v1.HeldOutput.output:type_name -> understudy.v1.Output
-	25, // 24: understudy.v1.MachineState.devices:type_name -> understudy.v1.DeviceState
-	1,  // 25: understudy.v1.Replication.Feed:input_type -> understudy.v1.FromActive
-	2,  // 26: understudy.v1.Replication.Feed:output_type -> understudy.v1.FromStandby
-	26, // [26:27] is the sub-list for method output_type
-	25, // [25:26] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	5,  // 15: understudy.v1.FromStandby.refusal:type_name -> understudy.v1.FeedRefusal
+	6,  // 16: understudy.v1.FeedHello.machine:type_name -> understudy.v1.MachineConfig
+	0,  // 17: understudy.v1.BootImage.image:type_name -> understudy.v1.BootImage.Image
+	11, // 18: understudy.v1.Emitted.flows:type_name -> understudy.v1.EmittedFlow
+	25, // 19: understudy.v1.CheckpointBegin.reason:type_name -> understudy.v1.Reason
+	23, // 20: understudy.v1.Checkpoint.machine:type_name -> understudy.v1.MachineState
+	22, // 21: understudy.v1.Checkpoint.held:type_name -> understudy.v1.HeldOutput
+	26, // 22: understudy.v1.HeldOutput.output:type_name -> understudy.v1.Output
+	24, // 23: understudy.v1.MachineState.devices:type_name -> understudy.v1.DeviceState
+	1,  // 24: understudy.v1.Replication.Feed:input_type -> understudy.v1.FromActive
+	2,  // 25: understudy.v1.Replication.Feed:output_type -> understudy.v1.FromStandby
+	25, // [25:26] is the sub-list for method output_type
+	24, // [24:25] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_understudy_v1_replication_proto_init() }
@@ -2366,7 +2300,6 @@ func file_understudy_v1_replication_proto_init() {
 		(*FromStandby_DirtyPages)(nil),
 		(*FromStandby_Staged)(nil),
 		(*FromStandby_Pong)(nil),
-		(*FromStandby_Consumed)(nil),
 		(*FromStandby_Refusal)(nil),
 	}
 	type x struct{}
@@ -2375,7 +2308,7 @@ func file_understudy_v1_replication_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_understudy_v1_replication_proto_rawDesc), len(file_understudy_v1_replication_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   25,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,0 +1,48 @@
+package role
+
+import "time"
+
+// Intervals of messages that are worth gathering.
+const (
+	// reportEvery is the least time between two reports of outputs to the arbiter.
+	// An output of a guest that is idle otherwise is reported at once; those of a
+	// burst follow together.
+	reportEvery = time.Millisecond
+	// confirmEvery is the least time between two confirmations to the standby of
+	// what has left, but for those that travel with inputs. The later the standby
+	// hears of it, the more it sends again after a fail-over.
+	confirmEvery = 5 * time.Millisecond
+)
+
+// pace says when what has gathered was last sent.
+type pace struct {
+	reported, confirmed time.Duration
+	// fed: inputs were sent to the standby since the last Flush.
+	fed bool
+}
+
+// Flush passes on what has gathered: inputs, reports of outputs, confirmations.
+// It is called after each batch of what happens, and at Due.
+func (c *Core) Flush(now time.Duration) {
+	if c.ended {
+		return
+	}
+	c.pump()
+	if now-c.pace.reported >= reportEvery && c.reportable() {
+		c.pace.reported = now
+		c.report(now)
+	}
+	if c.feeding && c.feedUp && (c.pace.fed || now-c.pace.confirmed >= confirmEvery) {
+		c.pace.confirmed, c.pace.fed = now, false
+		c.confirm()
+	}
+}
+
+// Due is when Flush will have something to send that it is too early for; 0:
+// nothing.
+func (c *Core) Due() time.Duration {
+	if c.ended || !c.reportable() {
+		return 0
+	}
+	return c.pace.reported + reportEvery
+}
