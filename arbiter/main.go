@@ -5,6 +5,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -208,6 +210,10 @@ func main() {
 			return err
 		}
 		sched.Messages(log)
+		if os.Getenv("GOGC") == "" {
+			// Messages are most of what is allocated, and little of what stays.
+			debug.SetGCPercent(200)
+		}
 		a, err := start(ctx, o, log)
 		if err != nil {
 			return err

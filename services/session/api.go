@@ -161,7 +161,7 @@ type (
 		Fields []string
 	}
 
-	// Tick lets time pass. Due every 10 to 25 ms.
+	// Tick lets time pass. Due every 10 ms, or every 25 while the Core is Calm.
 	Tick struct{}
 )
 

@@ -218,6 +218,14 @@ func (c *Core) tick() {
 	c.tickPair()
 }
 
+// Calm tells whether nothing is under way that a Tick could end, but for a
+// replica's silence: then Ticks may be fewer.
+func (c *Core) Calm() bool {
+	p := &c.pair
+	return c.owned && c.proposal == nil && c.plan == nil && p.resync == nil && p.wanted == nil &&
+		(p.matcher == nil || p.matcher.Waiting() == 0)
+}
+
 // send queues a message under the record's term.
 func (c *Core) send(r *replica, m *pb.ToReplica) {
 	m.Term = c.record.GetTerm()

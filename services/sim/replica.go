@@ -43,6 +43,7 @@ type replica struct {
 	staged    *bulk
 	claiming  bool  // a transaction of its own is under way
 	jobs      []job // of the worker
+	flushing  bool  // a flush is under way
 	mutant    mutant
 	// rules says for each epoch of the present pair what is done with the dice.
 	rules map[uint64]string
@@ -80,7 +81,7 @@ func (r *replica) start() {
 	r.id = fmt.Sprintf("%s.%d", r.name, r.lives)
 	r.guest, r.muted, r.heardBy = nil, true, nil
 	r.lease, r.attach, r.feeding, r.following = 0, nil, nil, nil
-	r.claiming = false
+	r.claiming, r.flushing = false, false
 	r.allowed, r.pending, r.staged, r.jobs = false, nil, nil, nil
 	r.mutant, r.rules = mutant{}, map[uint64]string{}
 	r.hasDisk, r.written, r.stamps, r.noting, r.holding, r.waiting = false, 0, nil, false, false, nil
@@ -126,11 +127,18 @@ func (r *replica) crash(silent bool) {
 	}
 }
 
-// do lets the core take something and flushes.
+// do lets the core take something and flushes, now and when it wants to.
 func (r *replica) do(fn func()) {
 	fn()
 	r.core.Flush(r.clock())
 	r.follow()
+	if at := r.core.Due(); at != 0 && !r.flushing {
+		r.flushing = true
+		r.after(max(at-r.clock(), 0), func() {
+			r.flushing = false
+			r.do(func() {})
+		})
+	}
 }
 
 // held tells the core of its lease.

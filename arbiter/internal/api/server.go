@@ -53,6 +53,10 @@ type Config struct {
 	Log       hclog.Logger
 }
 
+// window is the flow control window of a stream in bytes: what a replica may
+// send that is not taken yet.
+const window = 256 << 10
+
 // Server is the gRPC server. Serve and stop it through its grpc.Server.
 type Server struct {
 	*grpc.Server
@@ -67,6 +71,9 @@ func New(cfg Config) *Server {
 		grpc.MaxSendMsgSize(MaxMessage),
 		grpc.MaxConcurrentStreams(1000),
 		grpc.ConnectionTimeout(5*time.Second),
+		// Set, gRPC does not ask for the round-trip time with each message.
+		grpc.InitialWindowSize(window),
+		grpc.InitialConnWindowSize(2*window),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: silentMax}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
 	)...)

@@ -18,7 +18,10 @@ import (
 )
 
 const (
-	tickInterval = 10 * time.Millisecond
+	// A VM's core is told the time at these intervals: where something of it waits
+	// for its time, and where nothing does.
+	tickBusy = 10 * time.Millisecond
+	tickCalm = 25 * time.Millisecond
 	// inboxMax bounds what waits for a VM's goroutine, batchMax what it takes
 	// before it answers.
 	inboxMax = 256
@@ -179,7 +182,8 @@ func (v *vm) run() {
 			v.endStreams(refuse(pb.Refusal_ACTION_RETRY, "the arbiter's session of this VM failed"))
 		}
 	}()
-	ticker := time.NewTicker(tickInterval)
+	every := tickBusy
+	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	stop := v.stop
 	for {
@@ -193,6 +197,10 @@ func (v *vm) run() {
 		case <-ticker.C:
 			v.checkLease()
 			v.step(session.Tick{})
+			if next := v.tickEvery(); next != every {
+				every = next
+				ticker.Reset(every)
+			}
 		case <-stop:
 			stop = nil
 			v.stopping = true
@@ -209,6 +217,13 @@ func (v *vm) run() {
 			return
 		}
 	}
+}
+
+func (v *vm) tickEvery() time.Duration {
+	if v.core.Calm() {
+		return tickCalm
+	}
+	return tickBusy
 }
 
 // drain takes what has come meanwhile, so that it is answered together.
