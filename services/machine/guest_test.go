@@ -167,7 +167,7 @@ func countPing(t *testing.T, s *shell, frames <-chan []byte) {
 	before := instructions()
 	for b := range batches {
 		for i := range batch {
-			if !s.Deliver(ping(uint16(b*batch + i))) {
+			if s.Deliver(ping(uint16(b*batch+i))) == 0 {
 				t.Fatal("frame refused")
 			}
 		}
@@ -220,7 +220,7 @@ func testGuest(t *testing.T, kind guestKind) {
 	}
 	reachable := func(s *shell) {
 		t.Helper()
-		if !s.Deliver(arp()) {
+		if s.Deliver(arp()) == 0 {
 			t.Fatal("frame refused")
 		}
 		for deadline := time.After(kind.patience); ; {

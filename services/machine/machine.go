@@ -399,13 +399,14 @@ func (m *Machine) DrainDirty(dst mem.Bitmap) error { return m.engine.DrainDirty(
 // while it runs.
 func (m *Machine) Idle() time.Duration { return m.engine.Idle() }
 
-// Deliver gives the guest a frame, which is copied. It returns false while the
-// guest does not keep up or the machine is paused; Host.NetReady follows.
-func (m *Machine) Deliver(frame []byte) bool { return m.net.Deliver(frame) }
+// Deliver gives the guest frames with one interrupt; they are copied. It returns
+// how many it took: fewer while the guest does not keep up or the machine is
+// paused; Host.NetReady follows.
+func (m *Machine) Deliver(frames ...[]byte) int { return m.net.Deliver(frames...) }
 
-// Room tells whether Deliver would take a frame now; otherwise NetReady is
+// Room is how many frames Deliver would take now; where it is 0, NetReady is
 // called later.
-func (m *Machine) Room() bool { return m.net.Room() }
+func (m *Machine) Room() int { return m.net.Room() }
 
 // ConsoleInput types at the guest's console and returns how many bytes were
 // taken: fewer while the guest does not read them, none while it is paused.

@@ -196,7 +196,7 @@ func TestLife(t *testing.T) {
 	if n := m.ConsoleInput([]byte("x")); n != 0 {
 		t.Errorf("a paused machine took %d bytes", n)
 	}
-	if m.Deliver(make([]byte, 60)) {
+	if m.Deliver(make([]byte, 60)) != 0 {
 		t.Error("a paused machine took a frame")
 	}
 	m.Resume()
@@ -226,7 +226,7 @@ func TestLife(t *testing.T) {
 	if err := errors.Join(m.Close(), m.Close()); err != nil {
 		t.Error(err)
 	}
-	if m.Deliver(make([]byte, 60)) || m.ConsoleInput([]byte("x")) != 0 {
+	if m.Deliver(make([]byte, 60)) != 0 || m.ConsoleInput([]byte("x")) != 0 {
 		t.Error("a closed machine takes input")
 	}
 	if _, err := m.Save(); !errors.Is(err, vmm.ErrNotPaused) {

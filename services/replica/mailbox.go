@@ -46,6 +46,9 @@ func (m *mailbox) put(fn func()) {
 	m.mu.Unlock()
 }
 
+// look lets the loop flush though nothing was put.
+func (m *mailbox) look() { m.put(func() {}) }
+
 func (m *mailbox) putFrame(k kind, frame []byte) {
 	m.mu.Lock()
 	for m.frames[k] >= mailboxFrames && !m.closed {

@@ -80,11 +80,7 @@ func newLife(cfg Config, advertise string) (*life, error) {
 	if _, err := rand.Read(random[:]); err != nil {
 		return nil, fmt.Errorf("make an identity: %w", err)
 	}
-	box, err := newMailbox()
-	if err != nil {
-		return nil, err
-	}
-	l := &life{cfg: cfg, box: box, ended: make(chan struct{})}
+	l := &life{cfg: cfg, box: newMailbox(), ended: make(chan struct{})}
 	l.self = &pb.ReplicaRef{Id: cfg.Name + "-" + hex.EncodeToString(random[:4]), Address: advertise}
 	l.log = cfg.Log.With("vm", cfg.VM, "replica", l.self.Id)
 	cfg.fitness.busy = false // who looked has ended with the last life
@@ -158,7 +154,7 @@ func (l *life) loop(ctx context.Context) {
 		}
 		if now-lastTick >= tickEvery {
 			lastTick, changed = now, true
-			l.core.Tick(now, l.worker.idle())
+			l.core.Tick(now)
 			l.refit()
 		}
 		l.core.Flush(now)
@@ -293,9 +289,11 @@ func (h *host) Emit(frame []byte, leased bool) {
 	h.emitter.emit(frame, leased)
 }
 
-func (h *host) Room() bool { return h.worker.room() }
+func (h *host) Room() int { return h.worker.room() }
 
-func (h *host) Deliver(frame []byte) bool { return h.worker.deliver(frame) }
+func (h *host) Deliver(frames [][]byte) int { return h.worker.deliver(frames) }
+
+func (h *host) Idle() time.Duration { return h.worker.idle() }
 
 func (h *host) Boot() {
 	h.booted = true

@@ -57,7 +57,7 @@ func RunStandalone(ctx context.Context, cfg Config) error {
 	}()
 	go cfg.Identity.Watch(ctx)
 	up, err = uplink.OpenTLS(cfg.Uplink, func(frame []byte) {
-		for !m.Deliver(frame) {
+		for m.Deliver(frame) == 0 {
 			select {
 			case <-room:
 			case <-ctx.Done():

@@ -131,7 +131,7 @@ func (w *worker) build(g *Guest) error {
 	}
 	m, err := machine.New(cfg, machine.Host{
 		Transmit: func(frame []byte) { w.life.box.putFrame(guestSent, append([]byte(nil), frame...)) },
-		NetReady: func() { w.life.box.put(func() { w.life.core.InputRoom(fence.Now()) }) },
+		NetReady: w.life.box.look,
 		Console:  w.life.cfg.Console,
 		OnStop:   w.stopped,
 		Log:      w.life.log.Named("machine"),
@@ -227,18 +227,22 @@ func (w *worker) resume() {
 		if m := w.machine.Load(); m != nil {
 			m.Resume()
 		}
-		w.life.box.put(func() { w.life.core.InputRoom(fence.Now()) })
+		w.life.box.look() // there may be room for inputs now
 	})
 }
 
-func (w *worker) deliver(frame []byte) bool {
-	m := w.machine.Load()
-	return m != nil && m.Deliver(frame)
+func (w *worker) deliver(frames [][]byte) int {
+	if m := w.machine.Load(); m != nil {
+		return m.Deliver(frames...)
+	}
+	return 0
 }
 
-func (w *worker) room() bool {
-	m := w.machine.Load()
-	return m != nil && m.Room()
+func (w *worker) room() int {
+	if m := w.machine.Load(); m != nil {
+		return m.Room()
+	}
+	return 0
 }
 
 func (w *worker) idle() time.Duration {

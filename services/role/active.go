@@ -68,6 +68,9 @@ func (c *Core) beginResync(now time.Duration, m *pb.Resync) {
 		c.setTimes(p)
 		c.setRules(p)
 	}
+	if m.GetReason() == pb.Reason_REASON_MISMATCH {
+		c.gather.disagreed(now)
+	}
 	c.sync = synchronization{epoch: m.GetEpoch(), reason: m.GetReason()}
 	c.event("resynchronizing", m.GetReason(), m.GetDetail())
 	c.beginPause(now)
@@ -115,7 +118,7 @@ func (c *Core) sendCheckpoint(now time.Duration) {
 	c.feeding = true
 	c.holding = c.sync.first
 	c.in.refeed()
-	c.feedInputs()
+	c.feedInputs(now)
 }
 
 // held is the form in which a checkpoint carries an output.

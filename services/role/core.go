@@ -145,6 +145,7 @@ type Core struct {
 	bypassed      uint64 // outputs that left past the arbiter
 	lastHeartbeat time.Duration
 	pace          pace
+	gather        gather
 }
 
 // New returns the Core of a replica that plays no part yet.
@@ -227,15 +228,16 @@ func (c *Core) Lease(now time.Duration, id int64, until time.Duration) {
 	c.emitSolo(now)
 }
 
-// Tick lets time pass; idle is how long the guest has been idle.
-func (c *Core) Tick(now, idleFor time.Duration) {
+// Tick lets time pass. Due every 10 ms.
+func (c *Core) Tick(now time.Duration) {
 	if c.ended {
 		return
 	}
 	if now-c.lastHeartbeat >= heartbeatEvery && c.arbiterUp {
 		c.lastHeartbeat = now
-		if c.in.waiting() > 0 || c.paused {
-			idleFor = 0
+		var idleFor time.Duration
+		if c.in.waiting() == 0 && !c.paused {
+			idleFor = c.host.Idle()
 		}
 		c.toArbiter(&pb.FromReplica_Heartbeat{Heartbeat: &pb.Heartbeat{
 			Epoch: c.epoch, DeliveredInput: c.in.delivered, IdleUs: uint64(idleFor.Microseconds()),
@@ -259,61 +261,8 @@ func (c *Core) spokenOnFeed() uint32 {
 	return c.feedSpeaks
 }
 
-// InputRoom says that the guest has room for inputs again.
-func (c *Core) InputRoom(time.Duration) { c.pump() }
-
 // NewestOutput is the number of the newest output of the epoch; 0: none.
 func (c *Core) NewestOutput() uint64 { return c.out.last }
-
-// InputBacklog is the number of inputs that wait for the guest; the owner
-// slows its sources down where it grows.
-func (c *Core) InputBacklog() int { return c.in.waiting() }
-
-// Input gives a frame that the uplink heard, which the Core owns from now on.
-// The standby and the guest get it with the next Flush.
-func (c *Core) Input(_ time.Duration, frame []byte) {
-	if c.role != pb.Role_ROLE_ACTIVE || c.ended {
-		return
-	}
-	c.in.accept(frame)
-}
-
-// feedInputs sends the standby the inputs that it was not sent yet.
-func (c *Core) feedInputs() {
-	switch {
-	case !c.feeding:
-		c.in.fedAll()
-		return
-	case c.sync.phase == pausing:
-		// An input must not overtake the CheckpointBegin that says which inputs are
-		// part of it.
-		return
-	}
-	for {
-		first, frames := c.in.unfed(inputsPerMessage)
-		if len(frames) == 0 {
-			return
-		}
-		c.pace.fed = true
-		c.toStandby(&pb.FromActive_Inputs{Inputs: &pb.Inputs{First: first, Frames: frames}})
-	}
-}
-
-const inputsPerMessage = 64
-
-// pump sends waiting inputs to the standby and delivers them while the guest
-// runs and takes them. An input is
-// translated once, right before the guest gets it: the flow table counts the
-// inputs that it sees, and must be at the same one in both copies.
-func (c *Core) pump() {
-	c.feedInputs()
-	for !c.paused && !c.ended && c.in.waiting() > 0 && c.host.Room() {
-		if !c.host.Deliver(c.in.translated(c.flows)) {
-			return
-		}
-		c.in.pop()
-	}
-}
 
 func (c *Core) pause() {
 	c.paused = true
@@ -326,7 +275,6 @@ func (c *Core) resume() {
 	}
 	c.paused = false
 	c.host.Resume()
-	c.pump()
 }
 
 func (c *Core) event(what string, reason pb.Reason, detail string) {

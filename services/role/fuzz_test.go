@@ -118,7 +118,7 @@ func (h *fuzzHost) step(data []byte) []byte {
 	}
 	switch what {
 	case stepTick:
-		c.Tick(h.now, time.Millisecond)
+		c.Tick(h.now)
 	case stepArbiterUp:
 		c.ArbiterUp(h.now)
 	case stepArbiterDown:
@@ -249,8 +249,9 @@ func (h *fuzzHost) Claim(Claim) { h.later(func(ok bool) { h.core.Claimed(h.now, 
 func (h *fuzzHost) ToArbiter(*pb.FromReplica)             {}
 func (h *fuzzHost) ToStandby(*pb.FromActive)              {}
 func (h *fuzzHost) ToActive(*pb.FromStandby)              {}
-func (h *fuzzHost) Room() bool                            { return true }
-func (h *fuzzHost) Deliver([]byte) bool                   { return true }
+func (h *fuzzHost) Room() int                             { return 2 }
+func (h *fuzzHost) Deliver(frames [][]byte) int           { return len(frames) }
+func (h *fuzzHost) Idle() time.Duration                   { return h.now % (4 * time.Millisecond) }
 func (h *fuzzHost) Boot()                                 {}
 func (h *fuzzHost) Resume()                               {}
 func (h *fuzzHost) AbortSync()                            {}

@@ -18,10 +18,13 @@ type Host interface {
 	// Emit sends a frame to the outside and owns it from now on. leased says
 	// that only the replica's own lease allows it: check it again.
 	Emit(frame []byte, leased bool)
-	// Room tells whether the guest would take a frame; where not, InputRoom is
-	// called later. Deliver gives it one, which is copied; false: not taken.
-	Room() bool
-	Deliver(frame []byte) bool
+	// Room is how many frames the guest would take; where none, the owner calls
+	// Flush when there is some. Deliver gives it frames at once, which are copied, and returns
+	// how many it took.
+	Room() int
+	Deliver(frames [][]byte) int
+	// Idle is how long the guest has been idle, 0 while it is not.
+	Idle() time.Duration
 
 	// Boot builds the machine of a candidate and lets it run.
 	Boot()

@@ -25,9 +25,15 @@ type inbox struct {
 	// accepted is the number of the newest input, delivered of the newest that
 	// the guest was given, fed of the newest that the standby was sent.
 	accepted, delivered, fed uint64
-	// head is the oldest waiting input, translated; nil before.
-	head []byte
+	// ready are the oldest waiting inputs that were translated.
+	ready [][]byte
+	// batches are those of the waiting inputs, oldest first, that the guest is to
+	// be given as a whole. Inputs behind them are part of none.
+	batches []batch
 }
+
+// batch is a run of inputs, by the numbers of its first and last.
+type batch struct{ first, last uint64 }
 
 // inboxAt returns the inbox of a copy that is at a checkpoint: inputs through
 // that number are part of it.
@@ -45,23 +51,54 @@ func (b *inbox) accept(frame []byte) {
 // waiting is the number of inputs that wait for the guest.
 func (b *inbox) waiting() int { return len(b.queue) }
 
-// translated returns the oldest waiting input as this copy's guest is to see
-// it. It is a copy: the original may still be on its way to the standby, or be
-// needed again after a resynchronization.
-func (b *inbox) translated(flows *flow.Table) []byte {
-	if b.head == nil {
-		b.head = flows.In(append([]byte(nil), b.queue[0]...))
+// batch is the number of inputs of the oldest batch, 0 where there is none. Of
+// one that the guest has been given a part of, it is the negative of what is
+// left.
+func (b *inbox) batch() int {
+	if len(b.batches) == 0 {
+		return 0
 	}
-	return b.head
+	if at := b.batches[0]; at.first <= b.delivered {
+		return -int(at.last - b.delivered)
+	}
+	return int(b.batches[0].last - b.delivered)
 }
 
-// pop says that the guest has taken the oldest waiting input.
-func (b *inbox) pop() {
-	b.delivered++
-	b.head = nil
-	b.bytes -= len(b.queue[0]) + frameOverhead
-	b.queue[0] = nil
-	b.queue = b.queue[1:]
+// loose is the number of waiting inputs that are part of no batch.
+func (b *inbox) loose() int {
+	if n := len(b.batches); n > 0 {
+		return int(b.accepted - b.batches[n-1].last)
+	}
+	return b.waiting()
+}
+
+// seal makes a batch of the oldest loose inputs, at most so many.
+func (b *inbox) seal(most int) {
+	first := b.accepted - uint64(b.loose()) + 1
+	b.batches = append(b.batches, batch{first, min(b.accepted, first+uint64(most)-1)})
+}
+
+// translated returns the n oldest waiting inputs as this copy's guest is to see
+// them. They are copies: the originals may still be on their way to the standby,
+// or be needed again after a resynchronization.
+func (b *inbox) translated(flows *flow.Table, n int) [][]byte {
+	for len(b.ready) < n {
+		b.ready = append(b.ready, flows.In(append([]byte(nil), b.queue[len(b.ready)]...)))
+	}
+	return b.ready[:n]
+}
+
+// pop says that the guest has taken the n oldest waiting inputs.
+func (b *inbox) pop(n int) {
+	b.delivered += uint64(n)
+	for _, f := range b.queue[:n] {
+		b.bytes -= len(f) + frameOverhead
+	}
+	clear(b.queue[:n])
+	b.queue, b.ready = b.queue[n:], b.ready[n:]
+	for len(b.batches) > 0 && b.batches[0].last <= b.delivered {
+		b.batches = b.batches[1:]
+	}
 }
 
 // unfed returns up to n consecutive inputs that were not fed yet and counts
@@ -69,6 +106,11 @@ func (b *inbox) pop() {
 func (b *inbox) unfed(n int) (first uint64, frames [][]byte) {
 	from := int(b.fed - b.delivered)
 	to := min(len(b.queue), from+n)
+	for _, at := range b.batches {
+		if at.first == b.fed+1 {
+			to = int(at.last - b.delivered) // a batch travels as it is
+		}
+	}
 	first = b.fed + 1
 	frames = append(frames, b.queue[from:to]...)
 	b.fed += uint64(len(frames))
@@ -89,7 +131,7 @@ func (b *inbox) merge(next *inbox) {
 
 // refeed makes the inputs that the guest was not given be sent once more: they
 // belong to the epoch that begins.
-func (b *inbox) refeed() { b.fed = b.delivered }
+func (b *inbox) refeed() { b.fed, b.batches = b.delivered, nil }
 
 // recent remembers the hashes of the last inputs that the feed brought.
 type recent struct {

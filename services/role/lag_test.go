@@ -15,7 +15,7 @@ type laggard struct {
 	failed *pb.SyncFailed
 }
 
-func (h *laggard) Room() bool { return false }
+func (h *laggard) Room() int  { return 0 }
 func (h *laggard) CloseFeed() { h.closed = true }
 func (h *laggard) ToArbiter(m *pb.FromReplica) {
 	if f := m.GetSyncFailed(); f != nil {

@@ -27,7 +27,7 @@ func (c *Core) Output(now time.Duration, frame []byte) {
 	o := c.flows.Out(frame)
 	opening, opens := c.flows.Opened()
 	if opens && c.feeding {
-		c.feedInputs() // the standby hears of an opening behind what led to it
+		c.feedInputs(now) // the standby hears of an opening behind what led to it
 		c.toStandby(&pb.FromActive_FlowOpened{FlowOpened: &pb.FlowOpened{
 			Flow: uint64(opening.Flow), Isn: opening.ISN, Tsval: opening.TSval, HasTs: opening.HasTS,
 		}})

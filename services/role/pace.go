@@ -16,7 +16,7 @@ const (
 
 // pace says when what has gathered was last sent.
 type pace struct {
-	reported, confirmed time.Duration
+	flushed, reported, confirmed time.Duration
 	// fed: inputs were sent to the standby since the last Flush.
 	fed bool
 }
@@ -27,7 +27,8 @@ func (c *Core) Flush(now time.Duration) {
 	if c.ended {
 		return
 	}
-	c.pump()
+	c.pace.flushed = now
+	c.pump(now)
 	if now-c.pace.reported >= reportEvery && c.reportable() {
 		c.pace.reported = now
 		c.report(now)
@@ -40,9 +41,15 @@ func (c *Core) Flush(now time.Duration) {
 
 // Due is when Flush will have something to send that it is too early for; 0:
 // nothing.
-func (c *Core) Due() time.Duration {
-	if c.ended || !c.reportable() {
+func (c *Core) Due() (at time.Duration) {
+	if c.ended {
 		return 0
 	}
-	return c.pace.reported + reportEvery
+	if c.reportable() {
+		at = c.pace.reported + reportEvery
+	}
+	if look := c.pace.flushed + restLook; c.gather.waits && (at == 0 || look < at) {
+		at = look
+	}
+	return at
 }

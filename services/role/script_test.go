@@ -1,6 +1,7 @@
 package role
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -37,6 +38,7 @@ type script struct {
 	now   time.Duration
 	out   strings.Builder
 	full  bool
+	idle  time.Duration
 	heard [][]byte
 }
 
@@ -116,11 +118,16 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		c.GuestEvent(s.now, pb.GuestEvent(pb.GuestEvent_value["GUEST_EVENT_"+strings.ToUpper(text("event"))]), "")
 	case "input":
 		c.Input(s.now, []byte(text("say")))
+	case "inputs": // one batch of what the uplink heard
+		for _, say := range strings.Fields(d.Input) {
+			c.Input(s.now, []byte(say))
+		}
+	case "rests":
+		s.idle = time.Duration(num("idle")) * time.Microsecond
 	case "full":
 		s.full = true
 	case "room":
 		s.full = false
-		c.InputRoom(s.now)
 	case "heard":
 		s.heard = append(s.heard, []byte(text("say")))
 	case "feed":
@@ -141,9 +148,12 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		c.Checkpointed(s.now, &pb.SyncStats{PagesCompared: 7, PagesSent: 3})
 	case "staged":
 		c.FromStandby(s.now, &pb.FromStandby{Body: &pb.FromStandby_Staged{Staged: &pb.Staged{Epoch: num("epoch")}}})
-	case "fed": // an input of the feed
-		c.FromActive(s.now, &pb.FromActive{Term: num("term"), Body: &pb.FromActive_Inputs{
-			Inputs: &pb.Inputs{First: num("first"), Frames: [][]byte{[]byte(text("say"))}}}})
+	case "fed": // inputs of the feed
+		m := &pb.Inputs{First: num("first"), Together: d.HasArg("together")}
+		for _, say := range strings.Fields(text("say") + " " + d.Input) {
+			m.Frames = append(m.Frames, []byte(say))
+		}
+		c.FromActive(s.now, &pb.FromActive{Term: num("term"), Body: &pb.FromActive_Inputs{Inputs: m}})
 	case "emitted":
 		m := &pb.Emitted{Epoch: num("epoch"), Carried: d.HasArg("carried")}
 		if text("like") != "" {
@@ -164,7 +174,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		c.Applied(s.now, nil)
 	case "tick":
 		s.now += time.Duration(num("ms")) * time.Millisecond
-		c.Tick(s.now, 0)
+		c.Tick(s.now)
 	default:
 		t.Fatalf("unknown command %q", d.Cmd)
 	}
@@ -241,7 +251,11 @@ func (s *script) ToStandby(m *pb.FromActive) {
 		for _, f := range b.Inputs.GetFrames() {
 			frames = append(frames, string(f))
 		}
-		s.say("standby <- inputs from %d: %s", b.Inputs.GetFirst(), strings.Join(frames, " "))
+		together := ""
+		if b.Inputs.GetTogether() {
+			together = " together"
+		}
+		s.say("standby <- inputs from %d: %s%s", b.Inputs.GetFirst(), strings.Join(frames, " "), together)
 	case *pb.FromActive_Emitted:
 		s.say("standby <- emitted epoch %d: %d flows carried %v", b.Emitted.GetEpoch(), len(b.Emitted.GetFlows()), b.Emitted.GetCarried())
 	default:
@@ -257,11 +271,17 @@ func (s *script) ToActive(m *pb.FromStandby) {
 }
 
 func (s *script) Emit(frame []byte, leased bool) { s.say("EMIT %s leased %v", payload(frame), leased) }
-func (s *script) Room() bool                     { return !s.full }
-func (s *script) Deliver(frame []byte) bool {
-	s.say("guest <- %s", frame)
-	return true
+func (s *script) Room() int {
+	if s.full {
+		return 0
+	}
+	return 100
 }
+func (s *script) Deliver(frames [][]byte) int {
+	s.say("guest <- %s", bytes.Join(frames, []byte(" ")))
+	return len(frames)
+}
+func (s *script) Idle() time.Duration         { return s.idle }
 func (s *script) Boot()                       { s.say("boot") }
 func (s *script) Pause()                      { s.say("pause") }
 func (s *script) Resume()                     { s.say("resume") }

@@ -67,7 +67,7 @@ func (c *Core) FromActive(now time.Duration, m *pb.FromActive) {
 func (c *Core) take(now time.Duration, m *pb.FromActive) {
 	switch b := m.GetBody().(type) {
 	case *pb.FromActive_Inputs:
-		c.fedInputs(b.Inputs)
+		c.fedInputs(now, b.Inputs)
 	case *pb.FromActive_FlowOpened:
 		c.flows.Learn(opening(b.FlowOpened))
 	case *pb.FromActive_Emitted:
@@ -79,7 +79,7 @@ func (c *Core) take(now time.Duration, m *pb.FromActive) {
 	}
 }
 
-func (c *Core) fedInputs(m *pb.Inputs) {
+func (c *Core) fedInputs(now time.Duration, m *pb.Inputs) {
 	if len(m.GetFrames()) == 0 {
 		return
 	}
@@ -92,12 +92,15 @@ func (c *Core) fedInputs(m *pb.Inputs) {
 			fmt.Errorf("the feed brought input %d after input %d", m.GetFirst(), in.accepted))
 		return
 	}
+	if in.waiting() == 0 {
+		c.gather.since = now
+	}
 	for _, f := range m.GetFrames() {
 		in.accept(f)
 		c.heard.add(f)
 	}
-	if c.next == nil {
-		c.pump()
+	if m.GetTogether() {
+		in.batches = append(in.batches, batch{m.GetFirst(), in.accepted})
 	}
 }
 
@@ -250,7 +253,6 @@ func (c *Core) takeOver(now time.Duration, a *pb.Assignment) {
 	c.in.fedAll()
 	c.event("took over", r.GetReason(), "")
 	c.resume()
-	c.pump()
 	if r.GetMode() == pb.Mode_MODE_SYNCING {
 		c.stayActive(now, a) // a spare had been found before this replica heard
 	}

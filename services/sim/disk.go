@@ -226,7 +226,7 @@ func (r *replica) flush() {
 		if r.guest == g && !g.paused && g.flushes == token {
 			g.flushed(r.stack())
 			r.setTimer()
-			r.do(func() { r.core.InputRoom(r.clock()) })
+			r.do(func() {})
 		}
 	})
 }

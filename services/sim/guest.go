@@ -27,6 +27,7 @@ type guest struct {
 	// offset added to the host's clock gives the guest's.
 	offset time.Duration
 	busy   bool
+	rested time.Duration // of the host's clock: when it had last served an input
 	// flushes counts those asked for; only the last one's end counts.
 	flushes int
 	timer   time.Duration // of the host's clock: when the next one is set for

@@ -85,17 +85,29 @@ func isSYN(frame []byte) bool {
 	return p.Form == packet.TCP && p.Flags&packet.SYN != 0
 }
 
-func (r *replica) Room() bool {
-	return r.guest != nil && !r.guest.paused && len(r.guest.state.inbox) < guestInbox
+func (r *replica) Room() int {
+	if r.guest == nil || r.guest.paused {
+		return 0
+	}
+	return max(0, guestInbox-len(r.guest.state.inbox))
 }
 
-func (r *replica) Deliver(frame []byte) bool {
-	for _, f := range r.mutateInput(frame) {
-		r.guest.deliver(f)
-		r.v.check.delivered(r)
+func (r *replica) Deliver(frames [][]byte) int {
+	for _, frame := range frames {
+		for _, f := range r.mutateInput(frame) {
+			r.guest.deliver(f)
+			r.v.check.delivered(r)
+		}
 	}
 	r.wake()
-	return true
+	return len(frames)
+}
+
+func (r *replica) Idle() time.Duration {
+	if r.guest != nil && !r.guest.paused && len(r.guest.state.inbox) == 0 {
+		return r.clock() - r.guest.rested
+	}
+	return 0
 }
 
 // stack is what the guest's endpoints run on.
@@ -129,8 +141,9 @@ func (r *replica) wake() {
 		if problem := g.serve(r.stack()); problem != "" && r.v.names(r.id) {
 			r.w.fail("translation: the guest of %s sees that %s (%s)", r.id, problem, r.v.stands())
 		}
+		g.rested = r.clock()
 		r.setTimer()
-		r.do(func() { r.core.InputRoom(r.clock()) })
+		r.do(func() {})
 		r.wake()
 	})
 }
@@ -169,7 +182,7 @@ func (r *replica) Boot() {
 			if r.img != nil {
 				r.bootFromDisk()
 			}
-			r.do(func() { r.core.InputRoom(r.clock()) })
+			r.do(func() {})
 			done()
 		}
 		if r.img == nil {
@@ -207,7 +220,7 @@ func (r *replica) Resume() {
 			r.setTimer()
 			r.wake()
 		}
-		r.do(func() { r.core.InputRoom(r.clock()) })
+		r.do(func() {})
 	})
 }
 

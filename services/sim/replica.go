@@ -188,11 +188,7 @@ func (r *replica) renew() {
 
 func (r *replica) tick() {
 	r.after(10*time.Millisecond, r.tick)
-	var idle time.Duration
-	if r.guest != nil && !r.guest.paused && len(r.guest.state.inbox) == 0 {
-		idle = time.Second
-	}
-	r.do(func() { r.core.Tick(r.clock(), idle) })
+	r.do(func() { r.core.Tick(r.clock()) })
 }
 
 // connect attaches to one of the arbiters: the one it is sent to, or any.

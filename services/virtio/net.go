@@ -113,39 +113,62 @@ func (n *Net) send(c *Chain) (uint32, error) {
 	return 0, nil
 }
 
-// Deliver puts a frame into the guest's receive queue, or among at most
-// MaxPendingFrames that wait for the guest's buffers. It returns false while
-// there is no room or the machine is paused; Ready is called afterwards.
+// Deliver puts frames into the guest's receive queue, or among at most
+// MaxPendingFrames that wait for the guest's buffers, and then interrupts the
+// guest, once for all. It returns how many it took, in their order: fewer where
+// there is no room, or the machine is paused; Ready is called afterwards.
 //
 // While no driver runs the device, frames wait for one, and those for which
-// there is no room are dropped, as a card does that nobody listens to: Deliver
-// returns true for them, and for frames that are empty or above MaxFrame. The
-// frame is copied.
-func (n *Net) Deliver(frame []byte) bool {
+// there is no room are dropped, as a card does that nobody listens to: they
+// count as taken, and so do frames that are empty or above MaxFrame. The frames
+// are copied.
+func (n *Net) Deliver(frames ...[]byte) (taken int) {
 	t := n.transport
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.paused.Load() || len(n.pending) >= MaxPendingFrames && t.live() {
-		n.refused = true
-		return false
+	var err error
+	for err == nil && taken < len(frames) {
+		if n.room() == 0 {
+			n.refused = true
+			break
+		}
+		err = n.take(frames[taken])
+		taken++
 	}
-	if len(frame) == 0 || len(frame) > MaxFrame || len(n.pending) >= MaxPendingFrames {
-		n.dropped++
-		return true
+	if taken > 0 {
+		t.settle(err)
 	}
-	t.settle(n.accept(frame))
-	return true
+	return taken
 }
 
-// Room tells whether Deliver would take a frame now. Where it does not, Ready
-// is called later.
-func (n *Net) Room() bool {
+// take takes a frame, or drops it.
+func (n *Net) take(frame []byte) error {
+	if len(frame) == 0 || len(frame) > MaxFrame || len(n.pending) >= MaxPendingFrames {
+		n.dropped++
+		return nil
+	}
+	return n.accept(frame)
+}
+
+// Room is how many frames Deliver would take now. Where it is 0, Ready is called
+// later.
+func (n *Net) Room() int {
 	t := n.transport
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	full := t.paused.Load() || len(n.pending) >= MaxPendingFrames && t.live()
-	n.refused = n.refused || full
-	return !full
+	room := n.room()
+	n.refused = n.refused || room == 0
+	return room
+}
+
+func (n *Net) room() int {
+	switch {
+	case n.transport.paused.Load():
+		return 0
+	case !n.transport.live():
+		return MaxPendingFrames // what finds no room is dropped
+	}
+	return MaxPendingFrames - len(n.pending)
 }
 
 // accept takes a frame for which there is room.

@@ -128,7 +128,7 @@ func TestDeliver(t *testing.T) {
 			var want [][]byte
 			for i := range 5 {
 				f := frame(i, 60+300*i)
-				if !w.Deliver(f) {
+				if w.Deliver(f) == 0 {
 					t.Fatal("refused")
 				}
 				want = append(want, bytes.Clone(f))
@@ -152,7 +152,7 @@ func TestMergedBuffers(t *testing.T) {
 		d := started(t, w, features|netFeatureMergeRX)
 		large := frame(1, 9000)
 		d.post(2, 2048)
-		if !w.Deliver(large) || !w.Deliver(frame(2, 60)) {
+		if w.Deliver(large) == 0 || w.Deliver(frame(2, 60)) == 0 {
 			t.Fatal("refused")
 		}
 		if got := d.received(t); len(got) != 0 {
@@ -175,7 +175,7 @@ func TestFrameThatNeverFitsIsDropped(t *testing.T) {
 		w := newWire()
 		d := started(t, w, merge)
 		d.post(16, 64)
-		if !w.Deliver(frame(1, 2000)) || !w.Deliver(frame(2, 40)) {
+		if w.Deliver(frame(1, 2000)) == 0 || w.Deliver(frame(2, 40)) == 0 {
 			t.Fatal("refused")
 		}
 		if got := d.received(t); !slices.EqualFunc(got, [][]byte{frame(2, 40)}, bytes.Equal) || w.dropped != 1 || d.broken() {
@@ -205,12 +205,12 @@ func TestPendingFrames(t *testing.T) {
 	w := newWire()
 	d := started(t, w, netFeatureMergeRX|FeatureEventIdx)
 	for i := range MaxPendingFrames {
-		if !w.Deliver(frame(i, 60)) {
+		if w.Deliver(frame(i, 60)) == 0 {
 			t.Fatalf("frame %d refused", i)
 		}
 	}
 	for range 2 {
-		if w.Deliver(frame(999, 60)) || w.Room() {
+		if w.Deliver(frame(999, 60)) != 0 || w.Room() != 0 {
 			t.Fatal("a full device takes frames")
 		}
 	}
@@ -230,7 +230,7 @@ func TestPendingFrames(t *testing.T) {
 			t.Fatalf("ready was called %d times, want once", w.ready)
 		}
 	}
-	if !w.Deliver(frame(1000, 60)) {
+	if w.Deliver(frame(1000, 60)) == 0 {
 		t.Error("refused after ready")
 	}
 }
@@ -242,7 +242,7 @@ func TestNoDriver(t *testing.T) {
 	d := newDriver(t, w)
 	d.dev.Resume()
 	for i := range MaxPendingFrames + 10 {
-		if !w.Deliver(frame(i, 60)) {
+		if w.Deliver(frame(i, 60)) == 0 {
 			t.Fatalf("frame %d refused", i)
 		}
 	}
@@ -270,10 +270,10 @@ func TestReadyWhenDriverLeaves(t *testing.T) {
 	} {
 		w := newWire()
 		d := started(t, w, 0)
-		for w.Deliver(frame(0, 60)) {
+		for w.Deliver(frame(0, 60)) == 1 {
 		}
 		leave(d)
-		if w.ready != 1 || !w.Deliver(frame(0, 60)) {
+		if w.ready != 1 || w.Deliver(frame(0, 60)) == 0 {
 			t.Errorf("%s: ready %d", name, w.ready)
 		}
 	}
@@ -286,7 +286,7 @@ func TestPausedDeviceRefuses(t *testing.T) {
 	d.dev.Pause()
 	before := bytes.Clone(d.memory.Bytes())
 	state, _ := d.dev.Save()
-	if w.Deliver(frame(1, 60)) {
+	if w.Deliver(frame(1, 60)) == 1 {
 		t.Fatal("a paused device takes frames")
 	}
 	d.add(netQueueTransmit, d.place(append(make([]byte, netHeaderSize), frame(7, 60)...), 4096), nil, 99)
@@ -300,7 +300,7 @@ func TestPausedDeviceRefuses(t *testing.T) {
 	if w.ready != 1 || len(w.sent) != 1 {
 		t.Errorf("after Resume: ready %d, sent %d", w.ready, len(w.sent))
 	}
-	if !w.Deliver(frame(1, 60)) || len(d.received(t)) != 1 {
+	if w.Deliver(frame(1, 60)) == 0 || len(d.received(t)) != 1 {
 		t.Error("the device does not work after Resume")
 	}
 }
@@ -308,7 +308,7 @@ func TestPausedDeviceRefuses(t *testing.T) {
 func TestOddFramesAreDropped(t *testing.T) {
 	w := newWire()
 	started(t, w, 0)
-	if !w.Deliver(nil) || !w.Deliver(make([]byte, MaxFrame+1)) || w.dropped != 2 {
+	if w.Deliver(nil) == 0 || w.Deliver(make([]byte, MaxFrame+1)) == 0 || w.dropped != 2 {
 		t.Errorf("dropped %d", w.dropped)
 	}
 }
@@ -326,7 +326,7 @@ func TestReceiveModel(t *testing.T) {
 					switch rapid.SampledFrom([]string{"deliver", "deliver", "post", "receive", "move"}).Draw(rt, "step") {
 					case "deliver":
 						f := frame(i, rapid.IntRange(14, 1500).Draw(rt, "size"))
-						if w.Deliver(f) {
+						if w.Deliver(f) == 1 {
 							want = append(want, f)
 						}
 					case "post":
@@ -378,7 +378,7 @@ func TestConcurrency(t *testing.T) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for i := range frames {
-			for !w.Deliver(frame(i, 60)) {
+			for w.Deliver(frame(i, 60)) == 0 {
 				<-ready
 			}
 		}

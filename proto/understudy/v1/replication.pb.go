@@ -828,9 +828,11 @@ func (x *BootImage) GetData() []byte {
 
 // Inputs are consecutive input frames; the first has number `first`.
 type Inputs struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	First         uint64                 `protobuf:"varint,1,opt,name=first,proto3" json:"first,omitempty"`
-	Frames        [][]byte               `protobuf:"bytes,2,rep,name=frames,proto3" json:"frames,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	First  uint64                 `protobuf:"varint,1,opt,name=first,proto3" json:"first,omitempty"`
+	Frames [][]byte               `protobuf:"bytes,2,rep,name=frames,proto3" json:"frames,omitempty"`
+	// The guest is to be given these inputs at once, when it is at rest.
+	Together      bool `protobuf:"varint,3,opt,name=together,proto3" json:"together,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -877,6 +879,13 @@ func (x *Inputs) GetFrames() [][]byte {
 		return x.Frames
 	}
 	return nil
+}
+
+func (x *Inputs) GetTogether() bool {
+	if x != nil {
+		return x.Together
+	}
+	return false
 }
 
 // FlowOpened tells the initial sequence number under which the outside knows a
@@ -2099,10 +2108,11 @@ const file_understudy_v1_replication_proto_rawDesc = "" +
 	"\x05Image\x12\x15\n" +
 	"\x11IMAGE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fIMAGE_KERNEL\x10\x01\x12\x10\n" +
-	"\fIMAGE_INITRD\x10\x02\"6\n" +
+	"\fIMAGE_INITRD\x10\x02\"R\n" +
 	"\x06Inputs\x12\x14\n" +
 	"\x05first\x18\x01 \x01(\x04R\x05first\x12\x16\n" +
-	"\x06frames\x18\x02 \x03(\fR\x06frames\"_\n" +
+	"\x06frames\x18\x02 \x03(\fR\x06frames\x12\x1a\n" +
+	"\btogether\x18\x03 \x01(\bR\btogether\"_\n" +
 	"\n" +
 	"FlowOpened\x12\x12\n" +
 	"\x04flow\x18\x01 \x01(\x06R\x04flow\x12\x10\n" +
