@@ -23,7 +23,7 @@ import (
 type hosts struct {
 	*options
 	dir      string
-	network  network
+	network  fabric
 	arbiter  *kvmhost.Host
 	replicas []*kvmhost.Host
 	conn     *grpc.ClientConn

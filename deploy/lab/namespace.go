@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/understudy-ft/understudy/deploy/network"
 	"github.com/understudy-ft/understudy/services/cli"
 )
 
@@ -50,13 +51,8 @@ func (o *options) enter(ctx context.Context) (inside bool, err error) {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = endGrace
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-	if os.Geteuid() != 0 {
-		// In a user namespace everybody may make networks.
-		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
-	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	network.Isolate(cmd)
 	if err := cmd.Start(); err != nil {
 		fmt.Printf("no network namespace can be made (%v): the hosts are linked by sockets\n", err)
 		o.links = linksSockets
@@ -80,7 +76,7 @@ func (o *options) enter(ctx context.Context) (inside bool, err error) {
 const namespaceEnv = "UNDERSTUDY_LAB_NAMESPACE"
 
 // makeNetwork makes what links the hosts. Its sockets and logs are in dir.
-func (o *options) makeNetwork(dir string) (network, error) {
+func (o *options) makeNetwork(dir string) (fabric, error) {
 	if o.links == linksSockets {
 		return newSockets(o.bin, dir)
 	}

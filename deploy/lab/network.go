@@ -5,9 +5,8 @@ import (
 	"fmt"
 	"net"
 
-	"github.com/vishvananda/netlink"
-
 	"github.com/understudy-ft/understudy/deploy/cluster"
+	"github.com/understudy-ft/understudy/deploy/network"
 )
 
 // Addresses in the lab's network, 192.168.127.0/24. The guest's is
@@ -19,9 +18,9 @@ const (
 	redisPort   = "6379"
 )
 
-// network links the hosts with each other and with the clients, who are this
+// fabric links the hosts with each other and with the clients, who are this
 // process.
-type network interface {
+type fabric interface {
 	// link is the -netdev of one more host.
 	link() (string, error)
 	// redis and arbiter are where the clients find these.
@@ -30,80 +29,35 @@ type network interface {
 	close() error
 }
 
-// errNoBridge: this process may not make bridges and TAP devices here.
-var errNoBridge = errors.New("no bridge can be made")
-
-// bridge is a Linux bridge with a TAP device for each host.
+// bridge links hosts by TAP devices.
 type bridge struct {
-	links []netlink.Link // the bridge first
+	*network.Bridge
+	taps int
 }
 
 const bridgeName = "lab"
 
 // newBridge makes a bridge in this process's network namespace. Errors wrap
-// errNoBridge.
+// network.ErrUnable.
 func newBridge() (*bridge, error) {
-	b := &bridge{}
-	if err := b.make(); err != nil {
-		return nil, errors.Join(fmt.Errorf("%w: %w", errNoBridge, err), b.close())
+	made, err := network.NewBridge(bridgeName, clientIP+"/24")
+	if err != nil {
+		return nil, err
+	}
+	b := &bridge{Bridge: made}
+	// Whether TAP devices can be made shows with the first one.
+	if _, err := made.Tap("probe"); err != nil {
+		return nil, errors.Join(fmt.Errorf("%w: %w", network.ErrUnable, err), made.Close())
 	}
 	return b, nil
 }
 
-func (b *bridge) make() error {
-	if lo, err := netlink.LinkByName("lo"); err == nil {
-		if err := netlink.LinkSetUp(lo); err != nil {
-			return err
-		}
-	}
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = bridgeName
-	br := &netlink.Bridge{LinkAttrs: attrs}
-	if err := netlink.LinkAdd(br); err != nil {
-		return fmt.Errorf("make bridge %s: %w", bridgeName, err)
-	}
-	b.links = append(b.links, br)
-	addr, err := netlink.ParseAddr(clientIP + "/24")
-	if err != nil {
-		return err
-	}
-	if err := netlink.AddrAdd(br, addr); err != nil {
-		return err
-	}
-	if err := netlink.LinkSetUp(br); err != nil {
-		return err
-	}
-	// Whether TAP devices can be made shows with the first one.
-	_, err = b.tap("probe")
-	return err
-}
-
-func (b *bridge) tap(name string) (string, error) {
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = bridgeName + name
-	attrs.MasterIndex = b.links[0].Attrs().Index
-	t := &netlink.Tuntap{LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TAP}
-	if err := netlink.LinkAdd(t); err != nil {
-		return "", fmt.Errorf("make TAP device %s: %w", attrs.Name, err)
-	}
-	b.links = append(b.links, t)
-	if err := netlink.LinkSetUp(t); err != nil {
-		return "", err
-	}
-	return attrs.Name, nil
-}
-
 func (b *bridge) link() (string, error) {
-	name, err := b.tap(fmt.Sprint(len(b.links)))
+	b.taps++
+	name, err := b.Tap(fmt.Sprint(b.taps))
 	return "tap,ifname=" + name + ",script=no,downscript=no", err
 }
 
 func (b *bridge) redis() string   { return net.JoinHostPort(cluster.GuestIP, redisPort) }
 func (b *bridge) arbiter() string { return net.JoinHostPort(arbiterIP, arbiterPort) }
-
-func (b *bridge) close() (err error) {
-	for _, l := range b.links {
-		err = errors.Join(err, netlink.LinkDel(l))
-	}
-	return err
-}
+func (b *bridge) close() error    { return b.Bridge.Close() }

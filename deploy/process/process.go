@@ -12,15 +12,18 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Process is a program that was started.
 type Process struct {
-	Name string
-	cmd  *exec.Cmd
-	log  *os.File
-	done chan struct{}
-	err  error
+	Name      string
+	namespace *os.File
+	cmd       *exec.Cmd
+	log       *os.File
+	done      chan struct{}
+	err       error
 }
 
 // starter starts all processes from one locked thread: the kernel ends a
@@ -38,11 +41,17 @@ func init() {
 
 // Start runs bin with args, its output appended to name.log in dir.
 func Start(dir, name, bin string, args ...string) (*Process, error) {
+	return StartIn(nil, dir, name, bin, args...)
+}
+
+// StartIn is Start in another network namespace than this process's; nil: the
+// same. The file must stay open for Again.
+func StartIn(namespace *os.File, dir, name, bin string, args ...string) (*Process, error) {
 	log, err := os.OpenFile(filepath.Join(dir, name+".log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return nil, err
 	}
-	p := &Process{Name: name, log: log, done: make(chan struct{})}
+	p := &Process{Name: name, namespace: namespace, log: log, done: make(chan struct{})}
 	p.cmd = exec.Command(bin, args...)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	// A session of its own: Ctrl-C does not reach it, and the kernel's scheduler,
@@ -50,7 +59,7 @@ func Start(dir, name, bin string, args ...string) (*Process, error) {
 	// host of its own.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true}
 	started := make(chan error)
-	starter <- func() { started <- p.cmd.Start() }
+	starter <- func() { started <- within(namespace, p.cmd.Start) }
 	if err := <-started; err != nil {
 		_ = log.Close() // nothing was written
 		return nil, fmt.Errorf("start %s: %w", name, err)
@@ -61,6 +70,27 @@ func Start(dir, name, bin string, args ...string) (*Process, error) {
 		close(p.done)
 	}()
 	return p, nil
+}
+
+// within calls fn while this thread, the starter's, is in a network namespace.
+func within(namespace *os.File, fn func() error) error {
+	if namespace == nil {
+		return fn()
+	}
+	own, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = own.Close() }() // only read
+	if err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter the network namespace: %w", err)
+	}
+	err = fn()
+	if back := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); back != nil {
+		// What is started next would be in the wrong place.
+		panic(fmt.Sprintf("return to the network namespace: %v", back))
+	}
+	return err
 }
 
 // Pid is the process's number.
@@ -106,7 +136,7 @@ func (p *Process) Again() (*Process, error) { return p.AgainFrom(filepath.Dir(p.
 
 // AgainFrom is Again with the program of this name in another directory.
 func (p *Process) AgainFrom(bin string) (*Process, error) {
-	return Start(filepath.Dir(p.log.Name()), p.Name, filepath.Join(bin, filepath.Base(p.cmd.Path)), p.cmd.Args[1:]...)
+	return StartIn(p.namespace, filepath.Dir(p.log.Name()), p.Name, filepath.Join(bin, filepath.Base(p.cmd.Path)), p.cmd.Args[1:]...)
 }
 
 // Log returns what the process has written so far.
