@@ -18,6 +18,7 @@ import (
 
 	"github.com/understudy-ft/understudy/deploy/initrd"
 	"github.com/understudy-ft/understudy/deploy/load"
+	"github.com/understudy-ft/understudy/deploy/network"
 	"github.com/understudy-ft/understudy/deploy/process"
 	"github.com/understudy-ft/understudy/deploy/watch"
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
@@ -45,8 +46,12 @@ type Config struct {
 	OwnEtcd bool
 	// SecondArbiter runs one more arbiter, without a page; it needs OwnEtcd.
 	SecondArbiter bool
-	// ArbiterArgs are added to the arbiter's arguments.
-	ArbiterArgs []string
+	// ArbiterArgs are added to the arbiters' arguments, ReplicaArgs to the
+	// replicas'.
+	ArbiterArgs, ReplicaArgs []string
+	// Network, if set, gives each arbiter, each replica and an etcd of its own a
+	// host (Host), in plain text. The gateway stays with this process.
+	Network *network.Bridge
 	// HeartbeatTimeout is how long a process may be silent before the others
 	// count it as lost; empty for the programs' default. Tests of what is not a
 	// loss set it high, because a busy machine lets processes wait.
@@ -95,6 +100,7 @@ type Cluster struct {
 	spares  int
 	conns   map[string]*grpc.ClientConn // by arbiters' addresses
 	started []*Process
+	hosts   map[string]*network.Host // by the names of their processes
 }
 
 // Start starts the arbiter and the gateway.
@@ -147,6 +153,9 @@ func (c *Cluster) start() (err error) {
 	if err != nil {
 		return err
 	}
+	if err := c.place(addrs); err != nil {
+		return err
+	}
 	c.GRPC, c.HTTP, c.Redis = addrs[0], addrs[1], addrs[2]
 	c.EtcdAt = addrs[3]
 	arbiters := []string{c.GRPC}
@@ -166,9 +175,9 @@ func (c *Cluster) start() (err error) {
 	gateway := []string{"--listen", "unix:" + c.socket, "--forward", c.Redis + "=" + GuestIP + ":6379"}
 	c.forward = map[string]string{}
 	for i, port := range c.Ports {
-		network, number, _ := strings.Cut(port, ":")
+		transport, number, _ := strings.Cut(port, ":")
 		c.forward[port] = addrs[6+i]
-		gateway = append(gateway, "--forward", network+":"+addrs[6+i]+"="+GuestIP+":"+number)
+		gateway = append(gateway, "--forward", transport+":"+addrs[6+i]+"="+GuestIP+":"+number)
 	}
 	if c.Gateway, err = c.run("gateway", "gateway", gateway...); err != nil || c.NoArbiter {
 		return err
@@ -246,6 +255,9 @@ func (c *Cluster) startSecond() (err error) {
 func (c *Cluster) arbiter(name string, args ...string) (*Process, error) {
 	args = append(append(args, "--log-level", c.LogLevel), c.ArbiterArgs...)
 	args = append(args, c.patience()...)
+	if c.Network != nil {
+		args = append(args, "--insecure")
+	}
 	return c.run(name, "arbiter", append(args, c.tlsArgs("arbiter")...)...)
 }
 
@@ -351,6 +363,7 @@ func (c *Cluster) replicaArgs(name string) []string {
 	}
 	args := append([]string{"--vm", c.VM, "--name", name, "--arbiter", arbiter, "--uplink", "gateway:unix:" + c.socket,
 		"--console", console, "--log-level", c.LogLevel}, c.patience()...)
+	args = append(args, c.ReplicaArgs...)
 	return append(args, c.tlsArgs("replica-"+c.VM)...)
 }
 
@@ -367,6 +380,13 @@ func (c *Cluster) replica(bin string, args ...string) (*Process, error) {
 }
 
 func (c *Cluster) replicaNamed(name, bin string, args ...string) (*Process, error) {
+	if c.Network != nil {
+		h, err := c.newHost(name)
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, "--insecure", "--listen", h.At(feedPort))
+	}
 	p, err := c.run(name, bin, args...)
 	if err == nil {
 		c.Replicas = append(c.Replicas, p)
@@ -375,7 +395,11 @@ func (c *Cluster) replicaNamed(name, bin string, args ...string) (*Process, erro
 }
 
 func (c *Cluster) run(name, bin string, args ...string) (*Process, error) {
-	p, err := process.Start(c.Dir, name, filepath.Join(c.Bin, bin), args...)
+	var namespace *os.File
+	if h := c.hosts[name]; h != nil {
+		namespace = h.Namespace()
+	}
+	p, err := process.StartIn(namespace, c.Dir, name, filepath.Join(c.Bin, bin), args...)
 	if err == nil {
 		c.started = append(c.started, p)
 	}
@@ -395,8 +419,14 @@ func (c *Cluster) Close() {
 	}
 }
 
-// Admin is the arbiter's Admin service.
-func (c *Cluster) Admin() pb.AdminClient { return c.AdminAt(c.GRPC) }
+// Admin is the arbiter's Admin service. Where there are two, what it says of the
+// VM is said by the one that owns it.
+func (c *Cluster) Admin() pb.AdminClient {
+	if !c.SecondArbiter {
+		return c.AdminAt(c.GRPC)
+	}
+	return council{c.AdminAt(c.GRPC), map[string]pb.AdminClient{c.GRPC: c.AdminAt(c.GRPC), c.SecondAt: c.AdminAt(c.SecondAt)}}
+}
 
 // AdminAt is the Admin service of the arbiter at GRPC or SecondAt.
 func (c *Cluster) AdminAt(arbiter string) pb.AdminClient { return pb.NewAdminClient(c.conns[arbiter]) }

@@ -1,30 +1,12 @@
 package e2e
 
 import (
-	"syscall"
 	"testing"
 	"time"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 	"github.com/understudy-ft/understudy/services/fence"
-
-	"github.com/understudy-ft/understudy/deploy/cluster"
 )
-
-// hang stops a process (SIGSTOP): its sockets stay open and fill.
-func hang(t *testing.T, p *cluster.Process) {
-	t.Helper()
-	if err := p.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func resume(t *testing.T, p *cluster.Process) {
-	t.Helper()
-	if err := p.Signal(syscall.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
-}
 
 // etcd does not answer: outputs stop before the leases can have run out, in
 // either mode, and go on when it answers again.
