@@ -37,7 +37,7 @@ func Run(ctx context.Context, cfg Config) error {
 	cfg.fitness = &fitness{}
 	var now atomic.Pointer[life]
 	go cfg.Identity.Watch(ctx)
-	server := grpc.NewServer(append(feed.ServerOptions(feed.Config{}), cfg.Identity.ServerOptions(callers(cfg.VM))...)...)
+	server := grpc.NewServer(append(feed.ServerOptions(feed.Config{SilentAfter: cfg.Silence}), cfg.Identity.ServerOptions(callers(cfg.VM))...)...)
 	pb.RegisterReplicationServer(server, feed.NewServer(
 		func(s *feed.Standby, term uint64, hello *pb.FeedHello) (feed.StandbyHandler, *pb.FeedWelcome, error) {
 			if l := now.Load(); l != nil {
