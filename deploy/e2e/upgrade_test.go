@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 
 	"github.com/understudy-ft/understudy/deploy/cluster"
@@ -141,7 +143,8 @@ func TestRollingUpgrade(t *testing.T) {
 		progress(t, l, 200)
 	}
 	for _, at := range []string{c.GRPC, c.SecondAt} {
-		a, err := c.AdminAt(at).GetArbiter(deadline(t), &pb.GetArbiterRequest{})
+		// The connection may still be pausing after the arbiter's restart.
+		a, err := c.AdminAt(at).GetArbiter(deadline(t), &pb.GetArbiterRequest{}, grpc.WaitForReady(true))
 		if err != nil || !strings.HasPrefix(a.GetVersion(), "v1.1.0") || a.GetProtocolMin() != 1 || a.GetProtocolMax() != 2 {
 			t.Fatalf("the arbiter at %s is %v (%v)", at, a, err)
 		}
