@@ -74,13 +74,22 @@ func imageFits(path string, size uint64) error {
 	if errors.Is(err, os.ErrNotExist) || err == nil && info.Mode().IsRegular() && info.Size() == 0 {
 		return nil // it will be made
 	}
-	img, err := disk.Open(path, false)
+	img, err := openFitting(path, size)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = img.Close() }() // nothing was written
-	if img.Size() != size {
-		return fmt.Errorf("disk image %s has %d bytes, the active's has %d: name another path or remove it", path, img.Size(), size)
+	return img.Close()
+}
+
+// openFitting opens the image of a guest's disk, which must have its size.
+func openFitting(path string, size uint64) (*disk.Image, error) {
+	img, err := disk.Open(path, false)
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	if img.Size() != size {
+		_ = img.Close() // not used
+		return nil, fmt.Errorf("disk image %s has %d bytes, the active's has %d: name another path or remove it", path, img.Size(), size)
+	}
+	return img, nil
 }

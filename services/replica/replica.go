@@ -163,10 +163,11 @@ func (l *life) loop(ctx context.Context) {
 		}
 		l.trace.flush()
 		l.backlog.Store(int64(l.core.InputBacklog()))
-		if changed {
-			l.publish()
+		if !changed {
+			continue
 		}
-		if changed && l.stamped {
+		l.publish()
+		if l.stamped {
 			l.cfg.disk.follow(l.core.Role(), l.core.Mode(), l.core.Term(), l.core.Epoch(), l.self.GetId())
 		}
 	}

@@ -348,10 +348,7 @@ func (w *worker) openImage(size uint64) (img *disk.Image, empty bool, err error)
 		}
 		empty = true
 	}
-	if err := imageFits(path, size); err != nil {
-		return nil, false, err
-	}
-	img, err = disk.Open(path, false)
+	img, err = openFitting(path, size)
 	return img, empty, err
 }
 
