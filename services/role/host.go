@@ -19,8 +19,8 @@ type Host interface {
 	// that only the replica's own lease allows it: check it again.
 	Emit(frame []byte, leased bool)
 	// Room is how many frames the guest would take; where none, the owner calls
-	// Flush when there is some. Deliver gives it frames at once, which are copied, and returns
-	// how many it took.
+	// Flush when there is some. Deliver gives it frames at once, which are copied,
+	// and returns how many it took.
 	Room() int
 	Deliver(frames [][]byte) int
 	// Idle is how long the guest has been idle, 0 while it is not.

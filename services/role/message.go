@@ -37,11 +37,6 @@ func (c *Core) toStandby(body any) {
 	c.host.ToStandby(m)
 }
 
-func (c *Core) toActive(body any) {
-	m := &pb.FromStandby{Term: c.term}
-	switch b := body.(type) {
-	case *pb.FromStandby_Staged:
-		m.Body = b
-	}
-	c.host.ToActive(m)
+func (c *Core) toActive(b *pb.FromStandby_Staged) {
+	c.host.ToActive(&pb.FromStandby{Term: c.term, Body: b})
 }
