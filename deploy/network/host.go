@@ -97,23 +97,39 @@ func (h *Host) close() error {
 	return h.namespace.Close() // with it and its processes the namespace ends
 }
 
+// ownNamespace is the calling thread's.
+const ownNamespace = "/proc/thread-self/ns/net"
+
 // newNamespace makes a network namespace.
-func newNamespace() (_ *os.File, err error) {
-	runtime.LockOSThread() // the thread is back in its namespace, or ends with this goroutine
-	own, err := os.Open("/proc/thread-self/ns/net")
+func newNamespace() (f *os.File, err error) {
+	err = away(func() error { return unix.Unshare(unix.CLONE_NEWNET) }, func() (err error) {
+		f, err = os.Open(ownNamespace)
+		return err
+	})
+	return f, err
+}
+
+// Within calls fn, in the same thread, while that is in a network namespace.
+func Within(namespace *os.File, fn func() error) error {
+	return away(func() error { return unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET) }, fn)
+}
+
+// away calls fn while the thread is where leave brings it.
+func away(leave, fn func() error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	own, err := os.Open(ownNamespace)
 	if err != nil {
-		runtime.UnlockOSThread()
-		return nil, err
+		return err
 	}
 	defer func() { _ = own.Close() }() // only read
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		runtime.UnlockOSThread()
-		return nil, err
+	if err := leave(); err != nil {
+		return fmt.Errorf("enter the network namespace: %w", err)
 	}
-	f, err := os.Open("/proc/thread-self/ns/net")
+	err = fn()
 	if back := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); back != nil {
-		return nil, fmt.Errorf("return to the network namespace: %w", back)
+		// What this thread does next would be done in the wrong place.
+		panic(fmt.Sprintf("return to the network namespace: %v", back))
 	}
-	runtime.UnlockOSThread()
-	return f, err
+	return err
 }

@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/understudy-ft/understudy/deploy/network"
 )
 
 // Process is a program that was started.
@@ -59,7 +59,13 @@ func StartIn(namespace *os.File, dir, name, bin string, args ...string) (*Proces
 	// host of its own.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true}
 	started := make(chan error)
-	starter <- func() { started <- within(namespace, p.cmd.Start) }
+	starter <- func() {
+		if namespace == nil {
+			started <- p.cmd.Start()
+		} else {
+			started <- network.Within(namespace, p.cmd.Start)
+		}
+	}
 	if err := <-started; err != nil {
 		_ = log.Close() // nothing was written
 		return nil, fmt.Errorf("start %s: %w", name, err)
@@ -70,27 +76,6 @@ func StartIn(namespace *os.File, dir, name, bin string, args ...string) (*Proces
 		close(p.done)
 	}()
 	return p, nil
-}
-
-// within calls fn while this thread, the starter's, is in a network namespace.
-func within(namespace *os.File, fn func() error) error {
-	if namespace == nil {
-		return fn()
-	}
-	own, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = own.Close() }() // only read
-	if err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("enter the network namespace: %w", err)
-	}
-	err = fn()
-	if back := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); back != nil {
-		// What is started next would be in the wrong place.
-		panic(fmt.Sprintf("return to the network namespace: %v", back))
-	}
-	return err
 }
 
 // Pid is the process's number.
