@@ -106,26 +106,21 @@ func TestEachProcessStandsStill(t *testing.T) {
 		return c.Arbiter, c.Second
 	}
 
-	t.Run("standby", func(t *testing.T) {
-		s := whole(t, c)
-		lost, p := s.GetRecord().GetStandby().GetId(), c.Standby(s)
-		hang(t, p)
-		outcome(t, c, s, s.GetRecord().GetActive().GetId(), lost)
-		progress(t, l, 200)
-		resume(t, p)
-		back(t, c, lost)
-		progress(t, l, 100)
-	})
-	t.Run("active", func(t *testing.T) {
-		s := whole(t, c)
-		lost, p := s.GetRecord().GetActive().GetId(), c.Active(s)
-		hang(t, p)
-		outcome(t, c, s, s.GetRecord().GetStandby().GetId(), lost)
-		progress(t, l, 200)
-		resume(t, p)
-		back(t, c, lost)
-		progress(t, l, 100)
-	})
+	for _, part := range []string{"standby", "active"} {
+		t.Run(part, func(t *testing.T) {
+			s := whole(t, c)
+			lost, stays, p := s.GetRecord().GetStandby(), s.GetRecord().GetActive(), c.Standby(s)
+			if part == "active" {
+				lost, stays, p = stays, lost, c.Active(s)
+			}
+			hang(t, p)
+			outcome(t, c, s, stays.GetId(), lost.GetId())
+			progress(t, l, 200)
+			resume(t, p)
+			back(t, c, lost.GetId())
+			progress(t, l, 100)
+		})
+	}
 	t.Run("gateway", func(t *testing.T) {
 		untouched(t, c, func(*pb.VMStatus) {
 			hang(t, c.Gateway)

@@ -87,14 +87,14 @@ func (c *conn) do(args ...string) (reply string, ok bool, err error) {
 	if _, err := c.Write(b); err != nil {
 		return "", false, err
 	}
-	line, err := c.r.ReadString('\n')
+	line, err := readLine(c.r)
 	if err != nil {
 		return "", false, err
 	}
-	if len(line) < 3 {
-		return "", false, fmt.Errorf("reply %q", line)
+	if line == "" {
+		return "", false, errors.New("empty reply")
 	}
-	kind, text := line[0], line[1:len(line)-2]
+	kind, text := line[0], line[1:]
 	switch kind {
 	case '+', ':':
 		return text, true, nil
