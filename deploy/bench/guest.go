@@ -237,7 +237,7 @@ func (w *watch) resync(ctx context.Context, c *cluster.Cluster) (*pb.SyncStats, 
 	w.heard()
 	order, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
-	if _, err := c.Admin().Resync(order, &pb.ResyncRequest{Vm: c.VM}); err != nil {
+	if err := c.Watch().Resync(order); err != nil {
 		return nil, fmt.Errorf("resynchronize: %w", err)
 	}
 	e, err := w.next(ctx, pb.EventType_EVENT_TYPE_RESYNC_DONE)

@@ -135,7 +135,7 @@ func TestDisk(t *testing.T) {
 	s = wait(t, c, "protection", mode(pb.Mode_MODE_PROTECTED, 0))
 	l := begin(t, c)
 	for range 5 {
-		if _, err := c.Admin().Resync(deadline(t), &pb.ResyncRequest{Vm: c.VM}); err != nil {
+		if err := c.Watch().Resync(deadline(t)); err != nil {
 			t.Fatal(err)
 		}
 		progress(t, l, 20)
@@ -155,7 +155,7 @@ func TestDisk(t *testing.T) {
 	progress(t, l, 50)
 	s = wait(t, c, "protection by an old image", mode(pb.Mode_MODE_PROTECTED, s.GetRecord().GetTerm()))
 	progress(t, l, 50)
-	if _, err := c.Admin().Resync(deadline(t), &pb.ResyncRequest{Vm: c.VM}); err != nil {
+	if err := c.Watch().Resync(deadline(t)); err != nil {
 		t.Fatal(err)
 	}
 	verify(t, l)

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"net"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 
 	"github.com/understudy-ft/understudy/deploy/cluster"
+	"github.com/understudy-ft/understudy/deploy/watch"
 )
 
 // The host of the active copy dies under load, twice in a row; a spare has
@@ -84,14 +86,14 @@ func TestOperator(t *testing.T) {
 	l := begin(t, c)
 	ctx := deadline(t)
 	// The first ends the epoch of the boot, in which much came to differ.
-	if _, err := c.Admin().Resync(ctx, &pb.ResyncRequest{Vm: c.VM}); err != nil {
+	if err := c.Watch().Resync(ctx); err != nil {
 		t.Fatal(err)
 	}
 	progress(t, l, 100)
 	before := status(t, c).GetCounters()
 	var sent []uint64
 	for last := before.GetPagesSent(); len(sent) < 5; {
-		if _, err := c.Admin().Resync(ctx, &pb.ResyncRequest{Vm: c.VM}); err != nil {
+		if err := c.Watch().Resync(ctx); err != nil {
 			t.Fatal(err)
 		}
 		progress(t, l, 100)
@@ -109,7 +111,11 @@ func TestOperator(t *testing.T) {
 	if sent[2] > 3*pagesPerResync {
 		t.Errorf("a resynchronization sends %d pages, about %d were right", sent[2], pagesPerResync)
 	}
-	if _, err := c.Admin().FailOver(ctx, &pb.FailOverRequest{Vm: c.VM}); err != nil {
+	err := watch.Order(ctx, func(ctx context.Context) error {
+		_, err := c.Admin().FailOver(ctx, &pb.FailOverRequest{Vm: c.VM})
+		return err
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 	progress(t, l, 300)

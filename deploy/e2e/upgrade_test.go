@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -155,7 +156,11 @@ func TestRollingUpgrade(t *testing.T) {
 	// the VM.
 	drain := func(ref *pb.ReplicaRef) {
 		t.Helper()
-		if _, err := vm.Admin.Drain(deadline(t), &pb.DrainRequest{Vm: c.VM, ReplicaId: ref.GetId()}); err != nil {
+		err := watch.Order(deadline(t), func(ctx context.Context) error {
+			_, err := vm.Admin.Drain(ctx, &pb.DrainRequest{Vm: c.VM, ReplicaId: ref.GetId()})
+			return err
+		})
+		if err != nil {
 			t.Fatalf("drain %s: %v", ref.GetId(), err)
 		}
 	}
@@ -185,7 +190,7 @@ func TestRollingUpgrade(t *testing.T) {
 	drain(s.GetRecord().GetStandby())
 	s = pair(t, c, vm, "v1.0.0", "v1.1.0", 1)
 	compared := s.GetCounters().GetOutputsCompared()
-	if _, err := vm.Admin.Resync(deadline(t), &pb.ResyncRequest{Vm: c.VM}); err != nil {
+	if err := vm.Resync(deadline(t)); err != nil {
 		t.Fatal(err)
 	}
 	progress(t, l, 300)

@@ -220,23 +220,16 @@ func (s *Story) Resync(ctx context.Context, n int) error {
 	s.Say("%d resynchronizations are ordered under load", n)
 	wait, cancel := context.WithTimeout(ctx, s.ProtectTimeout)
 	defer cancel()
-	for done := 0; done < n; {
-		_, err := s.Admin.Resync(wait, &pb.ResyncRequest{Vm: s.Name})
-		switch status.Code(err) {
-		case codes.OK:
-			done++
-			if _, err := s.askTime(1); err != nil {
-				return err
-			}
-		case codes.Aborted, codes.FailedPrecondition, codes.Unavailable:
-			// Another is under way, or a busy machine has cost the VM its standby for
-			// a while.
-		default:
-			return fmt.Errorf("order a resynchronization: %w", err)
+	for done := range n {
+		if err := s.VM.Resync(wait); err != nil {
+			return fmt.Errorf("order a resynchronization after %d of %d: %w", done, n, err)
+		}
+		if _, err := s.askTime(1); err != nil {
+			return err
 		}
 		select {
 		case <-wait.Done():
-			return fmt.Errorf("%d of %d resynchronizations came about: %w (%v)", done, n, wait.Err(), err)
+			return fmt.Errorf("%d of %d resynchronizations came about: %w", done+1, n, wait.Err())
 		case <-time.After(s.CalmFor / 5): // pages get dirty
 		}
 	}

@@ -7,12 +7,16 @@ import (
 	"fmt"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 )
 
 const (
 	pollInterval = 20 * time.Millisecond
 	askTimeout   = 2 * time.Second
+	orderAgain   = 100 * time.Millisecond
 )
 
 // VM is a VM as an arbiter knows it.
@@ -51,6 +55,35 @@ func (v VM) Wait(ctx context.Context, what string, ok func(*pb.VMStatus) bool, a
 		case <-tick.C:
 		}
 	}
+}
+
+// Order gives an order, and gives it again for as long as the arbiter answers that
+// another change of the VM is under way (a divergence may come at any time), that
+// the VM lacks a standby or that the arbiter is away for a moment, which a busy
+// machine can bring about. It returns what else the arbiter answers, or the last
+// answer when ctx is done.
+func Order(ctx context.Context, give func(context.Context) error) error {
+	for {
+		err := give(ctx)
+		switch status.Code(err) {
+		case codes.Aborted, codes.FailedPrecondition, codes.Unavailable:
+		default:
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w (%w)", ctx.Err(), err)
+		case <-time.After(orderAgain):
+		}
+	}
+}
+
+// Resync orders a resynchronization, as Order does, and returns when it is done.
+func (v VM) Resync(ctx context.Context) error {
+	return Order(ctx, func(ctx context.Context) error {
+		_, err := v.Admin.Resync(ctx, &pb.ResyncRequest{Vm: v.Name})
+		return err
+	})
 }
 
 // Protected tells whether two copies run under the arbiter's gate in a term

@@ -41,7 +41,7 @@ func TestPageDuringFailOver(t *testing.T) {
 	b.open(ctx, site+"/")
 	b.until(ctx, "protection", `document.querySelector(".state").textContent.includes("Protected")`)
 	for range 6 {
-		if _, err := c.Admin().Resync(ctx, &pb.ResyncRequest{Vm: c.VM}); err != nil {
+		if err := c.Watch().Resync(ctx); err != nil {
 			t.Fatal(err)
 		}
 	}
