@@ -272,7 +272,7 @@ func (b *bench) growVMs(ctx context.Context) error {
 		if ctx.Err() != nil {
 			break
 		}
-		r, err := b.manyVMs(ctx, n)
+		r, err := b.manyVMs(ctx, n, quietBatch)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%d VMs: %w", n, err))
 		}
