@@ -1,6 +1,8 @@
 package role
 
 import (
+	"slices"
+
 	"github.com/zeebo/xxh3"
 
 	"github.com/understudy-ft/understudy/services/flow"
@@ -155,4 +157,29 @@ func (r *recent) add(frame []byte) {
 func (r *recent) has(frame []byte) bool {
 	_, ok := r.set[xxh3.Hash(frame)]
 	return ok
+}
+
+// outrun is by how many frames two hosts may hear the same ones in another order.
+const outrun = 64
+
+// missed returns those of the heard frames, oldest first, that the feed has not
+// brought because the active did not live to feed them: what follows the newest
+// that it has brought, and as much before it as may have been heard in another
+// order there. Older ones the active had before this copy began, or so long ago
+// that they are forgotten here: a guest that was given them again would be busy
+// with answering duplicates while its clients wait.
+func (r *recent) missed(heard [][]byte) (frames [][]byte) {
+	newest := len(heard)
+	for i, f := range slices.Backward(heard) {
+		if r.has(f) {
+			newest = i
+			break
+		}
+	}
+	for _, f := range heard[max(0, newest-outrun):] {
+		if !r.has(f) {
+			frames = append(frames, f)
+		}
+	}
+	return frames
 }

@@ -245,10 +245,8 @@ func (c *Core) takeOver(now time.Duration, a *pb.Assignment) {
 	c.out.reported = 0 // events count anew in this term
 	c.host.Mute(false)
 	c.emitSolo(now)
-	for _, f := range c.host.GoLive(c.flows.Addresses()) {
-		if !c.heard.has(f) {
-			c.in.accept(f)
-		}
+	for _, f := range c.heard.missed(c.host.GoLive(c.flows.Addresses())) {
+		c.in.accept(f)
 	}
 	c.in.fedAll()
 	c.event("took over", r.GetReason(), "")
