@@ -133,55 +133,6 @@ func TestStalledConnectionIsNoticedByTime(t *testing.T) {
 	}
 }
 
-func TestFullQueueHoldsTheOwnerUpForItsDeadline(t *testing.T) {
-	noLeaks(t)
-	cfg := testConfig()
-	cfg.QueueBytes, cfg.SilentAfter, cfg.SendTimeout = 10_000, time.Hour, 30*time.Millisecond
-	s := serve(t, cfg)
-	release := s.hold(t)
-	a, _ := connect(t, s.addr, cfg)
-	se := wait(t, s.ends, "feed")
-	m := func() *pb.FromActive {
-		return &pb.FromActive{Body: &pb.FromActive_BootImage{BootImage: &pb.BootImage{Data: make([]byte, 1<<20)}}}
-	}
-	var err error
-	for err == nil {
-		err = a.Send(t.Context(), m(), nil)
-	}
-	if !errors.Is(err, ErrFull) {
-		t.Fatal(err)
-	}
-	n := uint64(0)
-	for err = nil; err == nil; n++ {
-		err = a.Input(t.Context(), n+1, make([]byte, 9_000))
-	}
-	if !errors.Is(err, ErrFull) {
-		t.Fatal(err)
-	}
-	if a.Queued() == 0 {
-		t.Error("nothing is queued")
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-	defer cancel()
-	for err = nil; err == nil; {
-		err = a.Send(ctx, m(), nil)
-	}
-	if !errors.Is(err, context.DeadlineExceeded) {
-		t.Fatal(err)
-	}
-	// The standby reads on: so does the active.
-	release()
-	if err := a.Flush(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if err := a.Input(t.Context(), n, []byte("frame")); err != nil {
-		t.Fatal(err)
-	}
-	if a.Context().Err() != nil || se.Context().Err() != nil {
-		t.Error("the feed ended")
-	}
-}
-
 func TestTooLargeMessageIsRefused(t *testing.T) {
 	noLeaks(t)
 	s := serve(t, testConfig())
