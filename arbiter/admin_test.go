@@ -1,9 +1,7 @@
 package main
 
 import (
-	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"context"
 	"errors"
 	"io"
@@ -16,6 +14,8 @@ import (
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
+
+	"github.com/understudy-ft/understudy/arbiter/internal/admin/bundletest"
 )
 
 // detail returns the error's detail of a type.
@@ -243,25 +243,7 @@ func TestSupportBundle(t *testing.T) {
 			}
 			b.Write(chunk.Data)
 		}
-		zip, err := gzip.NewReader(&b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		files := map[string]string{}
-		for archive := tar.NewReader(zip); ; {
-			h, err := archive.Next()
-			if errors.Is(err, io.EOF) {
-				return files
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			content, err := io.ReadAll(archive)
-			if err != nil {
-				t.Fatal(err)
-			}
-			files[strings.TrimPrefix(h.Name, "understudy-support/")] = string(content)
-		}
+		return bundletest.Read(t, &b)
 	}
 	all := get("")
 	for file, holds := range map[string]string{

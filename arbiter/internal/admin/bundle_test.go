@@ -1,9 +1,7 @@
 package admin
 
 import (
-	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"context"
 	"errors"
 	"io"
@@ -13,6 +11,8 @@ import (
 	"time"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
+
+	"github.com/understudy-ft/understudy/arbiter/internal/admin/bundletest"
 )
 
 // A bundle has all its parts though one cannot be had, and of one VM only what
@@ -36,25 +36,7 @@ func TestBundle(t *testing.T) {
 	if err := s.bundle(ctx, "web", &b); err != nil {
 		t.Fatal(err)
 	}
-	zip, err := gzip.NewReader(&b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	files := map[string]string{}
-	for archive := tar.NewReader(zip); ; {
-		h, err := archive.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		content, err := io.ReadAll(archive)
-		if err != nil {
-			t.Fatal(err)
-		}
-		files[strings.TrimPrefix(h.Name, "understudy-support/")] = string(content)
-	}
+	files := bundletest.Read(t, &b)
 	for name, want := range map[string]string{
 		"version.txt": "v1", "metrics.txt": "understudy_up 1", "goroutines.txt": "goroutine", "events.json": "about web",
 		"log.txt": "started: listen=:1\nprotected: vm=web term=3\n", "vms.json": "could not be collected", "arbiters.json": "could not be collected",
