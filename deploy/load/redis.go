@@ -189,8 +189,9 @@ func key(writer int, n int64) string { return fmt.Sprintf("w%d:%d", writer, n) }
 
 func (w *writer) run(ctx context.Context) {
 	for n := int64(1); ctx.Err() == nil; n++ {
-		began := time.Now()
+		w.gaps.begin()
 		reply, _, err := w.conn.do("SET", key(w.id, n), strconv.FormatInt(n, 10))
+		w.gaps.end()
 		if err == nil && reply != "OK" {
 			err = fmt.Errorf("SET answered %q", reply)
 		}
@@ -198,7 +199,6 @@ func (w *writer) run(ctx context.Context) {
 			w.err = err
 			return
 		}
-		w.gaps.add(began, time.Now())
 		w.acked.Store(n)
 	}
 }
@@ -214,13 +214,13 @@ func (r *reader) run(ctx context.Context, w *writer) {
 			continue
 		}
 		n := acked - (i*7919)%min(acked, 1000) // newest and older ones
-		began := time.Now()
+		r.gaps.begin()
 		v, ok, err := r.conn.do("GET", key(w.id, n))
+		r.gaps.end()
 		if err != nil {
 			r.err = err
 			return
 		}
-		r.gaps.add(began, time.Now())
 		if !ok || v != strconv.FormatInt(n, 10) {
 			r.wrong.Add(1)
 			r.sample = fmt.Sprintf("%s reads %q", key(w.id, n), v)
@@ -237,8 +237,8 @@ func (l *Load) Acked() (n int64) {
 	return n
 }
 
-// LongestGap returns the longest time that any connection waited for a reply
-// that ended after since.
+// LongestGap returns the longest time that any connection waited for a reply,
+// of the waits that ended after since or have not ended yet.
 func (l *Load) LongestGap(since time.Time) (d time.Duration) {
 	for _, w := range l.writers {
 		d = max(d, w.gaps.longest(since))
@@ -367,6 +367,8 @@ func (c *conn) check(id int, from, to int64) (lost int64, err error) {
 type gaps struct {
 	mu    sync.Mutex
 	waits []wait
+	// began is when the wait that has not ended began; zero: there is none.
+	began time.Time
 }
 
 type wait struct {
@@ -377,21 +379,32 @@ type wait struct {
 // noteworthy is the wait from which on it is remembered one by one.
 const noteworthy = 5 * time.Millisecond
 
-func (g *gaps) add(from, to time.Time) {
-	if to.Sub(from) < noteworthy {
+func (g *gaps) begin() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.began = time.Now()
+}
+
+func (g *gaps) end() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	w := wait{time.Now(), time.Since(g.began)}
+	g.began = time.Time{}
+	if w.took < noteworthy {
 		return
 	}
-	g.mu.Lock()
-	g.waits = append(g.waits, wait{to, to.Sub(from)})
+	g.waits = append(g.waits, w)
 	if len(g.waits) > 1<<16 {
 		g.waits = append(g.waits[:0], g.waits[1<<15:]...)
 	}
-	g.mu.Unlock()
 }
 
 func (g *gaps) longest(since time.Time) (d time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if !g.began.IsZero() {
+		d = time.Since(g.began)
+	}
 	for _, w := range g.waits {
 		if w.end.After(since) {
 			d = max(d, w.took)

@@ -175,3 +175,44 @@ func TestWrongAnswers(t *testing.T) {
 		t.Errorf("no connection: %v", err)
 	}
 }
+
+// A wait counts while it lasts, and later for who asks about the time before its
+// end.
+func TestLongestGapCountsTheWaitThatLasts(t *testing.T) {
+	asked, answer := make(chan time.Time, 1), make(chan struct{})
+	redis := serve(t, func(c net.Conn) {
+		for r := bufio.NewReader(c); ; {
+			for range 7 { // *3, $3, SET, $4, w0:1, $1, 1
+				if _, err := r.ReadString('\n'); err != nil {
+					return
+				}
+			}
+			select {
+			case asked <- time.Now():
+			default:
+			}
+			<-answer
+			if _, err := io.WriteString(c, "+OK\r\n"); err != nil {
+				return
+			}
+		}
+	})
+	l, err := Start(redis, 1, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	since := <-asked
+	time.Sleep(2 * noteworthy)
+	least := time.Since(since)
+	if got := l.LongestGap(time.Now()); got < least {
+		t.Errorf("a wait that has lasted for %v counts as %v", least, got)
+	}
+	close(answer)
+	l.Stop()
+	if got := l.LongestGap(since); got < least {
+		t.Errorf("a wait of at least %v counts as %v", least, got)
+	}
+	if got := l.LongestGap(time.Now()); got != 0 {
+		t.Errorf("when all is over, a wait of %v is said to last", got)
+	}
+}
