@@ -74,7 +74,8 @@ func (c *Core) pump(now time.Duration) {
 func (c *Core) deliverable(now time.Duration) int {
 	switch batch := c.in.batch(); {
 	case batch == 0 && c.feeding && c.gather.on(now):
-		return 0 // they are part of no batch yet
+		c.gather.waits = true // there were more than a batch holds
+		return 0
 	case batch == 0:
 		return c.in.waiting()
 	case batch < 0:
