@@ -27,14 +27,20 @@ type following struct {
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 
-	guest    *Guest
-	wantK    uint64
-	wantI    uint64
-	empty    bool // the local disk reads as zeros
+	guest *Guest
+	wantK uint64
+	wantI uint64
+	empty bool          // the local disk reads as zeros
+	begin chan struct{} // AnswerDirty's word
+
+	// The receiver is the feed's goroutine's until a checkpoint is whole (lent),
+	// then the loop's and the worker's until that is in the machine (back).
 	receiver *checkpoint.Receiver
-	staged   *checkpoint.Stage // the last whole checkpoint
-	applying bool              // it is being put into the machine
-	begin    chan struct{}     // AnswerDirty's word
+	lent     bool          // known to the feed's goroutine alone
+	back     chan struct{} // capacity 1
+
+	staged   *checkpoint.Stage // a whole checkpoint, while the Core is told of it
+	applying bool              // one is being put into the machine
 }
 
 // accept decides about a feed that an active opens; called by a goroutine of
@@ -99,7 +105,7 @@ func (l *life) follow(s *feed.Standby, m *pb.MachineConfig) (*following, error) 
 		Engine: m.GetEngine(), MemoryBytes: m.GetMemoryBytes(), CPUs: int(m.GetCpus()), MAC: [6]byte(m.GetMac()), Append: m.GetAppend(),
 		DiskReadOnly: m.GetDiskReadOnly(), CPUBaseline: m.GetCpuBaseline(),
 	}
-	f := &following{life: l, standby: s, guest: g, wantK: m.GetKernelBytes(), wantI: m.GetInitrdBytes(), begin: make(chan struct{}, 1)}
+	f := &following{life: l, standby: s, guest: g, wantK: m.GetKernelBytes(), wantI: m.GetInitrdBytes(), begin: make(chan struct{}, 1), back: make(chan struct{}, 1)}
 	if m.GetDiskBytes() == 0 || m.GetDiskReadOnly() {
 		l.core.UseDisk(nil)
 	}
@@ -158,6 +164,9 @@ func (f *following) take(m *pb.FromActive) error {
 		if err := f.machine(); err != nil {
 			return err
 		}
+		if !f.owns() {
+			return nil
+		}
 		if !b.CheckpointBegin.GetLive() && !b.CheckpointBegin.GetPrecopy() {
 			f.post(func(l *life) { l.core.FromActive(fence.Now(), m) })
 			select {
@@ -180,10 +189,28 @@ func (f *following) take(m *pb.FromActive) error {
 	}
 }
 
+// owns waits until the last checkpoint is in the machine, and tells whether the
+// receiver takes another: not where the feed has ended.
+func (f *following) owns() bool {
+	if !f.lent {
+		return true
+	}
+	select {
+	case <-f.back:
+		f.lent = false
+		return true
+	case <-f.ctx.Done():
+		return false
+	}
+}
+
 // receive hands a part of a checkpoint to the receiver.
 func (f *following) receive(m *pb.FromActive) error {
-	if f.receiver == nil {
+	switch {
+	case f.receiver == nil:
 		return errors.New("the feed brought a checkpoint before the machine")
+	case f.lent:
+		return fmt.Errorf("the feed brought %T after a commit", m.GetBody())
 	}
 	return f.receiver.Handle(f.ctx, m, func(reply *pb.FromStandby) error { return f.standby.Send(f.ctx, reply) })
 }
@@ -210,13 +237,19 @@ func (f *following) stage() error {
 			return err
 		}
 	}
+	f.lent = true
 	f.life.box.put(func() {
 		if f.life.following == f {
 			f.staged = stage
 			f.life.core.StageReady(fence.Now(), ck)
+			f.staged = nil
 		}
-		if held && !f.applying {
-			f.life.cfg.disk.release() // the old state stays
+		if f.applying {
+			return
+		}
+		stage.Drop() // the old state stays
+		if held {
+			f.life.cfg.disk.release()
 		}
 	})
 	return nil
@@ -268,15 +301,12 @@ func (l *life) keepBoot(g *Guest) {
 	})
 }
 
-// OnDown is the feed's last call. A checkpoint that is whole stays: the Core
-// may be about to apply it.
+// OnDown is the feed's last call. A checkpoint that is whole is the loop's: the
+// Core applies it, or it is dropped there.
 func (f *following) OnDown(err error) {
 	f.cancel(err)
 	f.post(func(l *life) { l.core.FeedDown(fence.Now(), err) })
-	if f.receiver == nil {
-		return
-	}
-	if _, whole := f.receiver.Staged(); !whole {
+	if f.receiver != nil && !f.lent {
 		f.receiver.Drop()
 	}
 }
@@ -297,9 +327,10 @@ func (h *host) ApplyStage(ck *pb.Checkpoint) {
 		return
 	}
 	stage := f.staged
-	f.staged, f.applying = nil, true
+	f.applying = true
 	h.worker.do(func() {
 		err := h.worker.apply(stage, ck, f.activeGuestTime)
+		f.back <- struct{}{}
 		h.box.put(func() {
 			f.applying = false
 			if err == nil {
@@ -320,5 +351,5 @@ func (f *following) activeGuestTime() (uint64, bool) {
 }
 
 // DropStage needs nothing but the end of the feed, which always follows it:
-// OnDown drops what the receiver has.
+// what the receiver has is dropped then, and a stage that comes later, too.
 func (h *host) DropStage() {}
