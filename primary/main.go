@@ -14,11 +14,13 @@ import (
 
 	"github.com/understudy-ft/understudy/services/cli"
 	"github.com/understudy-ft/understudy/services/disk"
+	"github.com/understudy-ft/understudy/services/lastwill"
 	"github.com/understudy-ft/understudy/services/replica"
 	"github.com/understudy-ft/understudy/services/sched"
 )
 
 func main() {
+	lastwill.Enter()
 	cmd := cli.New("primary", "boots a VM and runs it, protected by the secondaries of the same name")
 	shared := replica.AddFlags(cmd)
 	kernel := cmd.String("kernel", "", "`FILE` with the guest's kernel (a RISC-V Image or an x86 bzImage)")

@@ -8,11 +8,13 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/understudy-ft/understudy/services/cli"
+	"github.com/understudy-ft/understudy/services/lastwill"
 	"github.com/understudy-ft/understudy/services/replica"
 	"github.com/understudy-ft/understudy/services/sched"
 )
 
 func main() {
+	lastwill.Enter()
 	cmd := cli.New("secondary", "shadows a running VM and takes over when its host is lost")
 	shared := replica.AddFlags(cmd)
 	cmd.Examples = []string{

@@ -48,6 +48,9 @@ type Config struct {
 	SilentAfter time.Duration
 	// Credentials secure the connection; nil: plain text.
 	Credentials credentials.TransportCredentials
+	// Keep, if set, is told of each connection that is opened; what it returns is
+	// called before the connection is closed.
+	Keep func(net.Conn) (release func())
 	// DialOptions are added to those of this package.
 	DialOptions []grpc.DialOption
 
@@ -87,9 +90,11 @@ const (
 // waits seconds for a peer that does not read to take its farewell.
 type connection struct {
 	*grpc.ClientConn
-	mu     sync.Mutex
-	raw    []net.Conn
-	closed bool
+	keep    func(net.Conn) (release func())
+	mu      sync.Mutex
+	raw     []net.Conn
+	release []func()
+	closed  bool
 }
 
 // dial returns a connection that is not opened yet.
@@ -98,7 +103,7 @@ func (c *Config) dial(addr string) (*connection, error) {
 		// The dialler resolves names itself, afresh each time.
 		addr = "passthrough:///" + addr
 	}
-	conn := &connection{}
+	conn := &connection{keep: c.Keep}
 	opts := []grpc.DialOption{
 		grpc.WithTransportCredentials(c.Credentials),
 		grpc.WithContextDialer(conn.open),
@@ -134,6 +139,9 @@ func (c *connection) open(ctx context.Context, addr string) (net.Conn, error) {
 		return nil, ErrClosed
 	}
 	c.raw = append(c.raw, raw)
+	if c.keep != nil {
+		c.release = append(c.release, c.keep(raw))
+	}
 	return raw, nil
 }
 
@@ -142,6 +150,9 @@ func (c *connection) open(ctx context.Context, addr string) (net.Conn, error) {
 func (c *connection) close() {
 	c.mu.Lock()
 	c.closed = true
+	for _, release := range c.release {
+		release()
+	}
 	for _, raw := range c.raw {
 		_ = raw.Close()
 	}

@@ -121,7 +121,9 @@ func (l *life) attachToArbiter() {
 	a := &attachment{life: l}
 	l.attachment = a
 	n := l.firstArbiter % len(l.cfg.Arbiters)
-	l.attach = feed.NewAttach(slices.Concat(l.cfg.Arbiters[n:], l.cfg.Arbiters[:n]), l.hello.Load, a, feed.Config{SilentAfter: l.cfg.Silence, Credentials: l.cfg.Identity.ClientCredentials(anArbiter)})
+	l.attach = feed.NewAttach(slices.Concat(l.cfg.Arbiters[n:], l.cfg.Arbiters[:n]), l.hello.Load, a, feed.Config{
+		SilentAfter: l.cfg.Silence, Credentials: l.cfg.Identity.ClientCredentials(anArbiter), Keep: l.cfg.will.Keep,
+	})
 }
 
 // reattach ends the stream to the arbiter; a new one says Hello anew.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/understudy-ft/understudy/services/disk"
 	"github.com/understudy-ft/understudy/services/identity"
+	"github.com/understudy-ft/understudy/services/lastwill"
 	"github.com/understudy-ft/understudy/services/machine"
 )
 
@@ -59,6 +60,7 @@ type Config struct {
 	// Made by Run.
 	disk    *localDisk
 	fitness *fitness
+	will    *lastwill.Will
 }
 
 // Guest is a bootable machine.

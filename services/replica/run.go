@@ -14,6 +14,7 @@ import (
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 	"github.com/understudy-ft/understudy/services/feed"
 	"github.com/understudy-ft/understudy/services/identity"
+	"github.com/understudy-ft/understudy/services/lastwill"
 	"github.com/understudy-ft/understudy/services/role"
 )
 
@@ -35,6 +36,9 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	cfg.fitness = &fitness{}
+	if cfg.will, err = lastwill.New(); err != nil {
+		cfg.Log.Warn("the arbiter will hear of this process's death some milliseconds later", "error", err)
+	}
 	var now atomic.Pointer[life]
 	go cfg.Identity.Watch(ctx)
 	server := grpc.NewServer(append(feed.ServerOptions(feed.Config{SilentAfter: cfg.Silence}), cfg.Identity.ServerOptions(callers(cfg.VM))...)...)
