@@ -125,7 +125,7 @@ func (b *bench) pauseWith(ctx context.Context, c *cluster.Cluster, w *watch, n u
 	}
 	took := float64(s.GetPauseUs()) / 1000
 	b.report.note(fmt.Sprintf("pause, %d pages differ", n), "ms", took)
-	b.report.note(figPageBudget, "", took/budget(s.GetPagesSent()))
+	b.report.note(figPageBudget, "", took/budget(s.GetPagesSent()-s.GetPagesAhead()))
 	return nil
 }
 

@@ -28,6 +28,8 @@
 // guests run. Each round is a cut: what either guest writes after it is
 // compared in the next. The standby does not report again what it has staged,
 // since after Apply its page is the active's, whatever its own guest wrote.
+// Sender.Ahead is the rounds that are worth it where nothing waits for the
+// checkpoint, and ends soon where something does.
 //
 // Sender.Live is the first copy, while the active's guest runs and the
 // standby's does not. The receiver writes it straight into its guest, because

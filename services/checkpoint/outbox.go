@@ -172,6 +172,9 @@ func (o *outbox) pack(c *chunk) (data []byte, compressed bool) {
 	return p, true
 }
 
+// total returns how many pages and blocks were sent.
+func (o *outbox) total() uint64 { return o.sent[pages] + o.sent[blocks] }
+
 // begin sends b.
 func (o *outbox) begin(ctx context.Context, b *pb.CheckpointBegin) error {
 	o.log.begin(b)

@@ -378,3 +378,91 @@ func TestApplyFlushesTheDisk(t *testing.T) {
 		t.Error("blocks were not flushed")
 	}
 }
+
+// divergeEach lets both guests write n pages, each its own.
+func (p *pair) divergeEach(n uint64, fill byte) {
+	for i := range n {
+		p.active.writePage(i, fill, 0)
+		p.standby.writePage(i, fill+1, 0)
+	}
+}
+
+func TestAheadEndsWhenLittleIsLeft(t *testing.T) {
+	p := synced(t, 2000, 100, SenderConfig{}, ReceiverConfig{})
+	p.divergeEach(1000, 1)
+	rounds := 0
+	p.tamper = func(m *pb.FromActive) (messages, error) {
+		if b := m.GetCheckpointBegin(); b != nil {
+			if rounds++; rounds == 2 {
+				p.active.writePage(1500, 3, 0)
+				p.standby.writePage(1501, 3, 0)
+			}
+		}
+		return messages{m}, nil
+	}
+	sent, err := p.sender.Ahead(t.Context(), p.begin(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rounds != 2 || sent != 1002 {
+		t.Errorf("%d pages in %d rounds, want 1002 in 2", sent, rounds)
+	}
+	p.sent = [kinds]map[uint64]int{}
+	p.mustFinal()
+	if got := len(p.sent[pages]); got != 0 {
+		t.Errorf("%d pages sent in the pause", got)
+	}
+}
+
+// What a hurried Ahead has sent counts, and what it has not, on either side, is
+// sent in the pause.
+func TestAheadCutShort(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		p := synced(t, 600, 40, SenderConfig{}, ReceiverConfig{})
+		gen := writes(600, 40)
+		p.apply(gen.Draw(rt, "before"))
+		p.divergeEach(rapid.Uint64Range(0, 500).Draw(rt, "diverge"), 1)
+		enough := make(chan struct{})
+		left := rapid.IntRange(0, 20).Draw(rt, "messages until it is enough")
+		p.tamper = func(m *pb.FromActive) (messages, error) {
+			if left--; left == -1 {
+				close(enough)
+			}
+			return messages{m}, nil
+		}
+		ahead, err := p.sender.Ahead(t.Context(), p.begin(), enough)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		p.tamper = nil
+		p.apply(gen.Draw(rt, "between"))
+		stats := p.mustFinal()
+		if stats.PagesAhead > ahead || stats.PagesSent+stats.BlocksSent < ahead {
+			rt.Fatalf("%v, of which %d ahead", stats, ahead)
+		}
+		p.mustFinal()
+	})
+}
+
+// Guests that write everything all the time do not get more staged than the
+// receiver takes.
+func TestAheadOfGuestsThatWriteEverything(t *testing.T) {
+	p := synced(t, 500, 50, SenderConfig{}, ReceiverConfig{})
+	rounds := 0
+	p.tamper = func(m *pb.FromActive) (messages, error) {
+		if m.GetCheckpointBegin() != nil {
+			rounds++
+			p.divergeEach(500, byte(2*rounds))
+		}
+		return messages{m}, nil
+	}
+	if _, err := p.sender.Ahead(t.Context(), p.begin(), nil); err != nil {
+		t.Fatal(err)
+	}
+	p.tamper = nil
+	if rounds > 2 {
+		t.Errorf("%d rounds that get no shorter", rounds)
+	}
+	p.divergeEach(500, 100)
+	p.mustFinal()
+}

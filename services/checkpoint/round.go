@@ -22,6 +22,9 @@ type round struct {
 	// omitZero leaves out zero items that the answer does not list, because
 	// they are zero at the standby, too.
 	omitZero bool
+	// enough, where not nil, tells whether the rest is to go to left.
+	enough   func() bool
+	left     *sets
 	compared [kinds]uint64
 }
 
@@ -55,11 +58,20 @@ func (r *round) run(ctx context.Context, s *space, own mem.Bitmap) error {
 		r.listed = nil
 	}
 	for n, ok := it.next(); ok; n, ok = it.next() {
-		if err := r.out.add(ctx, s, n, r.omitZero); err != nil {
+		if err := r.send(ctx, s, n, r.omitZero); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// send sends item n, or leaves it.
+func (r *round) send(ctx context.Context, s *space, n uint64, omitZero bool) error {
+	if r.enough != nil && r.enough() {
+		r.left[s.kind].Set(n)
+		return nil
+	}
+	return r.out.add(ctx, s, n, omitZero)
 }
 
 // merge sends all of own up to the last of the listed numbers, in ascending
@@ -91,7 +103,7 @@ func (r *round) merge(ctx context.Context, s *space, own *cursor, numbers []uint
 		n, ok := own.peek()
 		for ; ok && n < listed; n, ok = own.peek() {
 			own.skip()
-			if err := r.out.add(ctx, s, n, r.omitZero); err != nil {
+			if err := r.send(ctx, s, n, r.omitZero); err != nil {
 				return err
 			}
 		}
@@ -99,7 +111,7 @@ func (r *round) merge(ctx context.Context, s *space, own *cursor, numbers []uint
 			own.skip()
 		}
 		if differs[i] {
-			if err := r.out.add(ctx, s, listed, false); err != nil {
+			if err := r.send(ctx, s, listed, false); err != nil {
 				return err
 			}
 		}

@@ -74,7 +74,9 @@ type attempt struct {
 	out   *outbox
 	crew  *crew
 	// todo holds what the standby may lack after all that this attempt sent.
-	todo      sets
+	todo sets
+	// left collects what a round leaves to the next.
+	left      sets
 	live      bool
 	committed bool
 	compared  [kinds]uint64
@@ -161,6 +163,7 @@ func (s *Sender) Staged(m *pb.Staged) error {
 func (s *Sender) Final(ctx context.Context, begin *pb.CheckpointBegin, state func() ([]byte, error)) (*pb.SyncStats, error) {
 	begin, t := s.attempt(begin)
 	t.out.items = chunkItems
+	ahead := t.out.sent[pages]
 	if err := s.final(ctx, t, begin, state); err != nil {
 		s.fail()
 		return nil, fmt.Errorf("checkpoint of epoch %d: %w", begin.Epoch, err)
@@ -169,7 +172,7 @@ func (s *Sender) Final(ctx context.Context, begin *pb.CheckpointBegin, state fun
 	return &pb.SyncStats{
 		PagesCompared: t.compared[pages], BlocksCompared: t.compared[blocks],
 		PagesSent: t.out.sent[pages], BlocksSent: t.out.sent[blocks],
-		BytesSent: t.out.bytes,
+		BytesSent: t.out.bytes, PagesAhead: ahead,
 	}, nil
 }
 
@@ -181,7 +184,7 @@ func (s *Sender) final(ctx context.Context, t *attempt, begin *pb.CheckpointBegi
 	)
 	defer wg.Wait()
 	wg.Go(func() { encoded, stateErr = state() })
-	if err := s.round(ctx, t, begin, !t.live); err != nil {
+	if err := s.round(ctx, t, begin, !t.live, nil); err != nil {
 		return err
 	}
 	wg.Wait()
@@ -195,14 +198,56 @@ func (s *Sender) final(ctx context.Context, t *attempt, begin *pb.CheckpointBegi
 // It may be called any number of times before Final, with begins of the same
 // epoch. After an error the attempt is aborted.
 func (s *Sender) Precopy(ctx context.Context, begin *pb.CheckpointBegin) error {
+	return s.precopy(ctx, begin, func() bool { return false })
+}
+
+func (s *Sender) precopy(ctx context.Context, begin *pb.CheckpointBegin, enough func() bool) error {
 	begin, t := s.attempt(begin)
 	begin.Precopy = true
 	t.out.items = runningItems
-	if err := s.round(ctx, t, begin, true); err != nil {
+	if err := s.round(ctx, t, begin, true, enough); err != nil {
 		s.fail()
 		return fmt.Errorf("precopy of epoch %d: %w", begin.Epoch, err)
 	}
 	return nil
+}
+
+const (
+	// aheadRounds bounds the rounds of Ahead.
+	aheadRounds = 3
+	// aheadLittle is the number of pages and blocks that are not worth another.
+	aheadLittle = 64
+)
+
+// Ahead sends rounds of Precopy until one has little to send, or not much less
+// than the one before, or until soon after enough is closed, and returns the
+// number of pages and blocks sent. Final with the same epoch follows. After an
+// error the attempt is aborted.
+func (s *Sender) Ahead(ctx context.Context, begin *pb.CheckpointBegin, enough <-chan struct{}) (sent uint64, err error) {
+	_, t := s.attempt(begin)
+	isEnough := func() bool {
+		select {
+		case <-enough:
+			return true
+		default:
+			// A receiver stages all that its guest has twice at most, and Final's share may
+			// be all.
+			return t.out.total() >= s.sp[pages].n+s.sp[blocks].n
+		}
+	}
+	before := ^uint64(0)
+	for range aheadRounds {
+		if err := s.precopy(ctx, begin, isEnough); err != nil {
+			return sent, err
+		}
+		now := t.out.total() - sent
+		sent += now
+		if now <= aheadLittle || now > before/4*3 || isEnough() {
+			break
+		}
+		before = now
+	}
+	return sent, nil
 }
 
 // Live sends the first copy while the guest runs, until what it has written
@@ -223,7 +268,7 @@ func (s *Sender) Live(ctx context.Context, begin *pb.CheckpointBegin) error {
 
 func (s *Sender) live(ctx context.Context, t *attempt, begin *pb.CheckpointBegin) error {
 	start := s.cfg.Now()
-	if err := s.round(ctx, t, begin, true); err != nil {
+	if err := s.round(ctx, t, begin, true, nil); err != nil {
 		return err
 	}
 	before, longer := ^uint64(0), 0
@@ -264,6 +309,7 @@ func (s *Sender) attempt(b *pb.CheckpointBegin) (*pb.CheckpointBegin, *attempt) 
 		nonce: begin.Nonce,
 		crew:  newCrew(begin.Nonce),
 		todo:  newSets(&s.sp),
+		left:  newSets(&s.sp),
 		out: &outbox{
 			send: s.send, compress: s.cfg.Compress, epoch: begin.Epoch,
 			pool: s.pool, log: newTranscript(begin.Nonce),
@@ -279,9 +325,10 @@ func (s *Sender) fail() {
 	s.pool = newPool()
 }
 
-// round sends begin, cuts, and sends what the standby lacks of the cut.
-func (s *Sender) round(ctx context.Context, t *attempt, begin *pb.CheckpointBegin, answered bool) error {
-	r := &round{out: t.out, crew: t.crew, ahead: &s.ahead, omitZero: begin.Live}
+// round sends begin, cuts, and sends what the standby lacks of the cut, until
+// enough, where not nil, says that the rest may wait for the next round.
+func (s *Sender) round(ctx context.Context, t *attempt, begin *pb.CheckpointBegin, answered bool, enough func() bool) error {
+	r := &round{out: t.out, crew: t.crew, ahead: &s.ahead, omitZero: begin.Live, enough: enough, left: &t.left}
 	if answered {
 		r.in = newInbox(begin.Epoch, begin.Nonce, &s.sp)
 		s.expect(r.in)
@@ -313,6 +360,8 @@ func (s *Sender) pass(ctx context.Context, t *attempt, r *round) error {
 		return err
 	}
 	t.todo.clear()
+	t.todo.add(&t.left)
+	t.left.clear()
 	return nil
 }
 

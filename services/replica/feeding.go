@@ -37,10 +37,13 @@ type feeding struct {
 	to     *pb.ReplicaRef
 	ctx    context.Context
 	cancel context.CancelCauseFunc
+	// after is life.shadowed: who drains the machine's dirty pages until then.
+	after <-chan struct{}
 
 	active *feed.Active       // set before the Core hears FeedUp
 	sender *checkpoint.Sender // likewise
 	begins atomic.Pointer[gate]
+	ahead  *aheadCopy // the loop's; nil: none is under way
 
 	mu    sync.Mutex
 	queue []outgoing
@@ -62,7 +65,7 @@ type gate struct{ reached, begun chan struct{} }
 
 func (h *host) DialFeed(standby *pb.ReplicaRef) {
 	ctx, cancel := context.WithCancelCause(context.Background())
-	f := &feeding{life: (*life)(h), term: h.core.Term(), to: standby, ctx: ctx, cancel: cancel, wake: make(chan struct{}, 1)}
+	f := &feeding{life: (*life)(h), term: h.core.Term(), to: standby, ctx: ctx, cancel: cancel, after: h.shadowed, wake: make(chan struct{}, 1)}
 	h.feeding = f
 	h.busy.Go(f.open)
 }
@@ -95,6 +98,13 @@ func (f *feeding) failed(err error) {
 // open dials the standby, sends what it boots from, and then carries the
 // loop's messages until the feed ends.
 func (f *feeding) open() {
+	if f.after != nil {
+		select {
+		case <-f.after:
+		case <-f.ctx.Done():
+			return
+		}
+	}
 	m, err := f.machine()
 	if err != nil {
 		f.failed(err)
@@ -308,14 +318,46 @@ func (h *host) CopyLive() {
 	})
 }
 
+// aheadCopy is a Sender.Ahead under way.
+type aheadCopy struct{ enough, done chan struct{} }
+
+func (h *host) CopyAhead(epoch uint64, reason pb.Reason) {
+	f := h.feeding
+	if f == nil {
+		return
+	}
+	a := &aheadCopy{enough: make(chan struct{}), done: make(chan struct{})}
+	f.ahead = a
+	began := time.Now()
+	h.busy.Go(func() {
+		defer close(a.done)
+		sent, err := f.sender.Ahead(f.ctx, &pb.CheckpointBegin{Epoch: epoch, Reason: reason}, a.enough)
+		f.post(func(l *life) {
+			if err != nil {
+				l.core.SyncFailed(fence.Now(), pb.Reason_REASON_LOST_FEED, fmt.Errorf("copy ahead: %w", err))
+				return
+			}
+			l.log.Debug("copied ahead", "epoch", epoch, "pages_and_blocks", sent, "took", time.Since(began).Round(10*time.Microsecond))
+			l.core.CopyConverged(fence.Now())
+		})
+	})
+}
+
 func (h *host) SendCheckpoint(ck *role.Checkpoint) {
 	f := h.feeding
 	if f == nil {
 		return
 	}
+	ahead := f.ahead
+	if f.ahead = nil; ahead != nil {
+		close(ahead.enough)
+	}
 	g := &gate{reached: make(chan struct{}), begun: make(chan struct{})}
 	f.push(outgoing{gate: g})
 	h.worker.do(func() {
+		if ahead != nil {
+			<-ahead.done // soon, or its feed has ended
+		}
 		stats, err := f.checkpoint(g, ck)
 		f.post(func(l *life) {
 			if err != nil {

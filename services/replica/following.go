@@ -68,7 +68,7 @@ func (l *life) accept(s *feed.Standby, term uint64, hello *pb.FeedHello) (feed.S
 			l.lacks(err, check)
 		} else {
 			l.fits()
-			l.following = f
+			l.following, l.shadowed = f, s.Done()
 			l.busy.Go(func() { <-s.Done() }) // its goroutine writes the machine's memory
 			l.log.Info("feed accepted", "term", term, "from", hello.GetActiveId(), "protocol", speaks)
 			l.core.FeedUp(fence.Now(), speaks)

@@ -57,6 +57,9 @@ type life struct {
 	worker       *worker
 	feeding      *feeding   // the active's end of the feed
 	following    *following // the standby's end of the feed
+	// shadowed is closed when the last feed to this copy has let go of the
+	// machine; nil: there was none.
+	shadowed <-chan struct{}
 	// stamped: the guest has a writable disk here.
 	stamped bool
 	// reported is the Core's last event.
@@ -368,7 +371,7 @@ func (h *host) Report(e role.Event) {
 	}
 	if s := e.Stats; s != nil {
 		args = append(args, "pause", e.Took.Round(10*time.Microsecond), "pages_compared", s.GetPagesCompared(),
-			"pages_sent", s.GetPagesSent(), "blocks_sent", s.GetBlocksSent())
+			"pages_sent", s.GetPagesSent(), "pages_ahead", s.GetPagesAhead(), "blocks_sent", s.GetBlocksSent())
 	}
 	h.log.Log(level, e.What, args...)
 }

@@ -40,10 +40,14 @@ func (c *Core) FeedDown(now time.Duration, err error) {
 	}
 }
 
-// CopyConverged says that little enough is left of the first copy to pause.
+// CopyConverged says that little enough is left of a copy to pause.
 func (c *Core) CopyConverged(now time.Duration) {
-	if c.role == pb.Role_ROLE_ACTIVE && c.sync.phase == copying {
+	switch {
+	case c.role != pb.Role_ROLE_ACTIVE || c.sync.phase != copying:
+	case c.sync.first:
 		c.beginPause(now)
+	default:
+		c.sync.phase, c.sync.pauseBy = resting, now+restMost
 	}
 }
 
@@ -57,6 +61,9 @@ func (c *Core) beginResync(now time.Duration, m *pb.Resync) {
 		// and the arbiter's next order the active, before the feed brings it here.
 		if m.GetEpoch() > c.sync.epoch {
 			c.sync.next = m
+		}
+		if c.approaching() {
+			c.beginPause(now) // who orders again may not know for how long what waits
 		}
 		return
 	}
@@ -73,7 +80,11 @@ func (c *Core) beginResync(now time.Duration, m *pb.Resync) {
 	}
 	c.sync = synchronization{epoch: m.GetEpoch(), reason: m.GetReason()}
 	c.event("resynchronizing", m.GetReason(), m.GetDetail())
-	c.beginPause(now)
+	if waits(m.GetReason()) || now-c.epochBegan < youngEpoch {
+		c.beginPause(now)
+		return
+	}
+	c.copyAhead(now)
 }
 
 func (c *Core) beginPause(now time.Duration) {
@@ -150,7 +161,7 @@ func (c *Core) staged(now time.Duration, epoch uint64) {
 		return
 	}
 	s := c.sync
-	c.epoch = epoch
+	c.epoch, c.epochBegan = epoch, now
 	c.flows.NewEpoch()
 	c.events = 0
 	c.carry(c.out.take())

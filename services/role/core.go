@@ -52,6 +52,8 @@ const (
 	dialing
 	// Active: copying while the guest runs. Standby: receiving the first copy.
 	copying
+	// Active: copied ahead, waiting for a good moment to pause.
+	resting
 	// Active and standby: the guest is being paused for a checkpoint.
 	pausing
 	// Active: the checkpoint is on its way. Standby: it is being received.
@@ -62,7 +64,7 @@ const (
 )
 
 func (p phase) String() string {
-	return [...]string{"idle", "dialing", "copying", "pausing", "transferring", "settling"}[p]
+	return [...]string{"idle", "dialing", "copying", "resting", "pausing", "transferring", "settling"}[p]
 }
 
 // synchronization is one that is under way.
@@ -73,7 +75,11 @@ type synchronization struct {
 	first    bool
 	began    time.Duration // of the pause
 	deadline time.Duration
-	stats    *pb.SyncStats
+	// pauseBy is when the guest is paused at the latest, oldest the oldest output
+	// that was held at the last look: while approaching.
+	pauseBy time.Duration
+	oldest  uint64
+	stats   *pb.SyncStats
 	// next is an order that came before this one's end was heard of.
 	next *pb.Resync
 }
@@ -90,7 +96,9 @@ type Core struct {
 	// feedTerm is the term of the feed's handshake (standby).
 	feedTerm uint64
 	epoch    uint64
-	peer     *pb.ReplicaRef
+	// epochBegan is when the present epoch began (active).
+	epochBegan time.Duration
+	peer       *pb.ReplicaRef
 
 	syncTimeout time.Duration
 	arbiterUp   bool
@@ -247,6 +255,7 @@ func (c *Core) Tick(now time.Duration) {
 	}
 	c.emitSolo(now)
 	c.helpSelf(now)
+	c.hasten(now)
 	if d := c.sync.deadline; d != 0 && now >= d {
 		c.SyncFailed(now, pb.Reason_REASON_LAGGING,
 			fmt.Errorf("%s took longer than %s", c.sync.phase, c.syncTimeout))

@@ -32,5 +32,7 @@
 //     exactly once.
 //   - A standby is at its old state until a checkpoint is staged whole; a
 //     take-over that falls due while a stage is being applied waits for it.
+//   - A resynchronization that outputs wait for pauses the guests at once; for
+//     others the active copies ahead before, until an output waits.
 //   - The term never decreases; messages of another term are dropped.
 package role

@@ -214,6 +214,8 @@ func (h *fuzzHost) CopyLive() {
 	})
 }
 
+func (h *fuzzHost) CopyAhead(uint64, pb.Reason) { h.CopyLive() }
+
 func (h *fuzzHost) SendCheckpoint(*Checkpoint) {
 	h.later(func(ok bool) {
 		if ok {

@@ -69,6 +69,16 @@ func (h *held) get(id uint64) *output {
 	return nil
 }
 
+// oldest returns the number of the oldest held output of this epoch; 0: none.
+func (h *held) oldest() uint64 {
+	for i := range h.queue {
+		if o := &h.queue[i]; !o.gone {
+			return o.id
+		}
+	}
+	return 0
+}
+
 // drop forgets an output of the queue.
 func (h *held) drop(o *output) {
 	o.gone = true

@@ -41,6 +41,10 @@ type Host interface {
 	// CopyLive copies memory and disk while the guest runs; answered by
 	// CopyConverged or SyncFailed.
 	CopyLive()
+	// CopyAhead copies what may differ while both guests run; answered by
+	// CopyConverged or SyncFailed. A SendCheckpoint of the same epoch ends it, and
+	// goes on from where it was.
+	CopyAhead(epoch uint64, reason pb.Reason)
 	// SendCheckpoint sends a CheckpointBegin, what may differ, and the state of
 	// the paused machine; answered by Checkpointed or SyncFailed. Messages given
 	// to ToStandby before it are sent before the CheckpointBegin, later ones

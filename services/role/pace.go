@@ -29,6 +29,7 @@ func (c *Core) Flush(now time.Duration) {
 	}
 	c.pace.flushed = now
 	c.pump(now)
+	c.pauseAtRest(now)
 	if now-c.pace.reported >= reportEvery && c.reportable() {
 		c.pace.reported = now
 		c.report(now)
@@ -48,7 +49,7 @@ func (c *Core) Due() (at time.Duration) {
 	if c.reportable() {
 		at = c.pace.reported + reportEvery
 	}
-	if look := c.pace.flushed + restLook; c.gather.waits && (at == 0 || look < at) {
+	if look := c.pace.flushed + restLook; (c.gather.waits || c.sync.phase == resting) && (at == 0 || look < at) {
 		at = look
 	}
 	return at

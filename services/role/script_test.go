@@ -107,8 +107,12 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		}
 		c.FromArbiter(s.now, &pb.ToReplica{Term: num("term"), Body: &pb.ToReplica_Release{Release: m}})
 	case "resync":
+		reason := pb.Reason_REASON_MISMATCH
+		if d.HasArg("periodic") {
+			reason = pb.Reason_REASON_PERIODIC
+		}
 		c.FromArbiter(s.now, &pb.ToReplica{Term: num("term"), Body: &pb.ToReplica_Resync{
-			Resync: &pb.Resync{Epoch: num("epoch"), Reason: pb.Reason_REASON_MISMATCH, Policy: policy()}}})
+			Resync: &pb.Resync{Epoch: num("epoch"), Reason: reason, Policy: policy()}}})
 	case "refuse":
 		a := pb.Refusal_Action(pb.Refusal_Action_value["ACTION_"+strings.ToUpper(text("action"))])
 		c.FromArbiter(s.now, &pb.ToReplica{Body: &pb.ToReplica_Refusal{Refusal: &pb.Refusal{Action: a, Detail: "because"}}})
@@ -281,13 +285,16 @@ func (s *script) Deliver(frames [][]byte) int {
 	s.say("guest <- %s", bytes.Join(frames, []byte(" ")))
 	return len(frames)
 }
-func (s *script) Idle() time.Duration         { return s.idle }
-func (s *script) Boot()                       { s.say("boot") }
-func (s *script) Pause()                      { s.say("pause") }
-func (s *script) Resume()                     { s.say("resume") }
-func (s *script) DialFeed(to *pb.ReplicaRef)  { s.say("dial feed to %s", to.GetId()) }
-func (s *script) CloseFeed()                  { s.say("close feed") }
-func (s *script) CopyLive()                   { s.say("copy live") }
+func (s *script) Idle() time.Duration        { return s.idle }
+func (s *script) Boot()                      { s.say("boot") }
+func (s *script) Pause()                     { s.say("pause") }
+func (s *script) Resume()                    { s.say("resume") }
+func (s *script) DialFeed(to *pb.ReplicaRef) { s.say("dial feed to %s", to.GetId()) }
+func (s *script) CloseFeed()                 { s.say("close feed") }
+func (s *script) CopyLive()                  { s.say("copy live") }
+func (s *script) CopyAhead(epoch uint64, _ pb.Reason) {
+	s.say("copy ahead of epoch %d", epoch)
+}
 func (s *script) AbortSync()                  { s.say("abort sync") }
 func (s *script) AnswerDirty(epoch uint64)    { s.say("answer dirty of epoch %d", epoch) }
 func (s *script) ApplyStage(c *pb.Checkpoint) { s.say("apply stage of epoch %d", c.GetEpoch()) }

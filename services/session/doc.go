@@ -67,5 +67,5 @@
 // with this Core's ownership; after a switch the VM is unprotected until the old
 // active has been copied to anew; the lag of the feed is no reason to drop a standby (Policy has no
 // bound for it); a first copy during which either replica loses the arbiter
-// begins anew; periodic resynchronizations do not look for an idle moment.
+// begins anew.
 package session

@@ -208,6 +208,16 @@ func (r *replica) CopyLive() {
 	})
 }
 
+func (r *replica) CopyAhead(uint64, pb.Reason) {
+	r.w.hit(copyingAhead, r.v)
+	feed := r.feeding
+	r.after(r.w.between(0, 100*time.Millisecond), func() {
+		if r.feeding == feed && feed != nil {
+			r.do(func() { r.core.CopyConverged(r.clock()) })
+		}
+	})
+}
+
 func (r *replica) SendCheckpoint(ck *role.Checkpoint) {
 	feed := r.feeding
 	if feed == nil {

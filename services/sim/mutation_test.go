@@ -8,7 +8,7 @@ import (
 
 // caughtBy is a seed that is known to catch a mutation that few seeds do.
 var caughtBy = map[Mutation]uint64{EarlyRelease: 19, StaleFlows: 52, NoEpochs: 58, NoRevisions: 65, NoBootFlush: 106,
-	ClaimOwned: 121, EternalLease: 121, NoLeaseConditions: 121, StageInPlace: 244}
+	ClaimOwned: 121, EternalLease: 121, NoLeaseConditions: 121, StageInPlace: 487}
 
 // mutationSeeds bounds the seeds within which each mutation must be caught.
 const mutationSeeds = 1000

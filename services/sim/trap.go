@@ -9,6 +9,7 @@ type moment string
 const (
 	dialling         moment = "the feed is dialled"
 	copying          moment = "the first copy begins"
+	copyingAhead     moment = "a resynchronization is copied ahead"
 	pausing          moment = "a guest is to pause"
 	checkpointSent   moment = "a checkpoint is sent"
 	checkpointBegins moment = "a checkpoint begins to arrive"
@@ -32,7 +33,7 @@ const (
 	synReleased moment = "a SYN leaves on a release"
 )
 
-var moments = []moment{dialling, copying, pausing, checkpointSent, checkpointBegins, bulkArrives, stagedSent, applying,
+var moments = []moment{dialling, copying, copyingAhead, pausing, checkpointSent, checkpointBegins, bulkArrives, stagedSent, applying,
 	applied, resuming, emitted, committing, committed, assigned, tookOver, claiming}
 
 // diskMoments come only where guests have disks.

@@ -1650,8 +1650,10 @@ type SyncStats struct {
 	BlocksCompared uint64                 `protobuf:"varint,4,opt,name=blocks_compared,json=blocksCompared,proto3" json:"blocks_compared,omitempty"`
 	BlocksSent     uint64                 `protobuf:"varint,5,opt,name=blocks_sent,json=blocksSent,proto3" json:"blocks_sent,omitempty"`
 	BytesSent      uint64                 `protobuf:"varint,6,opt,name=bytes_sent,json=bytesSent,proto3" json:"bytes_sent,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Those of pages_sent that were sent while the active's guest ran.
+	PagesAhead    uint64 `protobuf:"varint,7,opt,name=pages_ahead,json=pagesAhead,proto3" json:"pages_ahead,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SyncStats) Reset() {
@@ -1722,6 +1724,13 @@ func (x *SyncStats) GetBlocksSent() uint64 {
 func (x *SyncStats) GetBytesSent() uint64 {
 	if x != nil {
 		return x.BytesSent
+	}
+	return 0
+}
+
+func (x *SyncStats) GetPagesAhead() uint64 {
+	if x != nil {
+		return x.PagesAhead
 	}
 	return 0
 }
@@ -1998,7 +2007,7 @@ const file_understudy_v1_arbiter_proto_rawDesc = "" +
 	"\fEpochStarted\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12-\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x15.understudy.v1.ReasonR\x06reason\x12.\n" +
-	"\x05stats\x18\x03 \x01(\v2\x18.understudy.v1.SyncStatsR\x05stats\"\xd5\x01\n" +
+	"\x05stats\x18\x03 \x01(\v2\x18.understudy.v1.SyncStatsR\x05stats\"\xf6\x01\n" +
 	"\tSyncStats\x12\x19\n" +
 	"\bpause_us\x18\x01 \x01(\x04R\apauseUs\x12%\n" +
 	"\x0epages_compared\x18\x02 \x01(\x04R\rpagesCompared\x12\x1d\n" +
@@ -2008,7 +2017,9 @@ const file_understudy_v1_arbiter_proto_rawDesc = "" +
 	"\vblocks_sent\x18\x05 \x01(\x04R\n" +
 	"blocksSent\x12\x1d\n" +
 	"\n" +
-	"bytes_sent\x18\x06 \x01(\x04R\tbytesSent\"S\n" +
+	"bytes_sent\x18\x06 \x01(\x04R\tbytesSent\x12\x1f\n" +
+	"\vpages_ahead\x18\a \x01(\x04R\n" +
+	"pagesAhead\"S\n" +
 	"\n" +
 	"SyncFailed\x12-\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x15.understudy.v1.ReasonR\x06reason\x12\x16\n" +
