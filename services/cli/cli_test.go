@@ -53,6 +53,38 @@ func TestCommandLineWinsOverEnvironmentWinsOverDefault(t *testing.T) {
 	}
 }
 
+// Flags stand anywhere among the arguments of a program that takes any.
+func TestOperands(t *testing.T) {
+	for _, tc := range []struct {
+		takes string
+		args  []string
+		want  []string
+		fast  bool
+	}{
+		{"VERB [VM]", nil, nil, false},
+		{"VERB [VM]", []string{"show", "web"}, []string{"show", "web"}, false},
+		{"VERB [VM]", []string{"--fast", "show", "--wait", "2s", "web"}, []string{"show", "web"}, true},
+		{"VERB [VM]", []string{"show", "web", "--fast"}, []string{"show", "web"}, true},
+		{"", []string{"show"}, nil, false},
+	} {
+		c, _, _, fast := command()
+		c.Takes = tc.takes
+		err := c.Parse(tc.args, env(nil))
+		if !slices.Equal(c.Operands, tc.want) || *fast != tc.fast || errors.Is(err, ErrUsage) != (tc.takes == "") {
+			t.Errorf("%v: %q, fast %v, %v", tc.args, c.Operands, *fast, err)
+		}
+	}
+	c := New("understudyctl", "asks")
+	c.Takes, c.About = "VERB [VM]", "VERB is one of them."
+	var help bytes.Buffer
+	c.Help(&help)
+	for _, want := range []string{"  understudyctl [flags] VERB [VM]\n", "\nVERB is one of them.\n", "[UNDERSTUDY_CTL_LOG_LEVEL]"} {
+		if !strings.Contains(help.String(), want) {
+			t.Errorf("the help lacks %q:\n%s", want, help.String())
+		}
+	}
+}
+
 func TestCheckProbesInsteadOfRunning(t *testing.T) {
 	for _, tc := range []struct {
 		args   []string

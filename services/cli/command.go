@@ -47,6 +47,11 @@ type Command struct {
 	Summary string
 	// Examples are shown at the end of --help, one command a line.
 	Examples []string
+	// Takes, where not empty, names what the program takes beside its flags, such
+	// as "VERB [VM]", and About explains it, both in --help. Flags may stand
+	// before, between and behind these arguments, which Parse leaves in Operands.
+	Takes, About string
+	Operands     []string
 
 	logLevel, logFormat string
 	version, check      bool
@@ -76,9 +81,11 @@ func (c *Command) AddCheck(probe func(context.Context) error) {
 // checkTimeout bounds the probe.
 const checkTimeout = 3 * time.Second
 
-// EnvName is the environment variable that sets a flag.
+// EnvName is the environment variable that sets a flag. A program's name that
+// begins with "understudy" does not say so twice.
 func (c *Command) EnvName(flagName string) string {
-	return "UNDERSTUDY_" + strings.ToUpper(strings.ReplaceAll(c.Name()+"_"+flagName, "-", "_"))
+	name := strings.TrimPrefix(c.Name(), "understudy") + "_" + flagName
+	return "UNDERSTUDY_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
 }
 
 // Parse sets the flags from the arguments (without the program's name), and
@@ -86,14 +93,21 @@ func (c *Command) EnvName(flagName string) string {
 // reads it. An empty variable counts as unset. It returns flag.ErrHelp where
 // help was asked for; other errors wrap ErrUsage.
 func (c *Command) Parse(args []string, lookup func(string) (string, bool)) error {
-	if err := c.FlagSet.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return err
+	c.Operands = nil
+	for {
+		if err := c.FlagSet.Parse(args); err != nil {
+			if errors.Is(err, flag.ErrHelp) {
+				return err
+			}
+			return fmt.Errorf("%w (%w)", err, ErrUsage)
 		}
-		return fmt.Errorf("%w (%w)", err, ErrUsage)
-	}
-	if c.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q (%w)", c.Arg(0), ErrUsage)
+		if c.NArg() == 0 {
+			break
+		}
+		if c.Takes == "" {
+			return fmt.Errorf("unexpected argument %q (%w)", c.Arg(0), ErrUsage)
+		}
+		c.Operands, args = append(c.Operands, c.Arg(0)), c.Args()[1:]
 	}
 	given := map[string]bool{}
 	c.Visit(func(f *flag.Flag) { given[f.Name] = true })
@@ -137,8 +151,11 @@ func (c *Command) Logger(w io.Writer) hclog.Logger {
 
 // Help writes the help text.
 func (c *Command) Help(w io.Writer) {
-	fmt.Fprintf(w, "%s %s.\n\nUsage:\n  %s [flags]\n\nFlags (each can be set by the environment variable named in brackets):\n",
-		c.Name(), c.Summary, c.Name())
+	fmt.Fprintf(w, "%s %s.\n\nUsage:\n  %s\n", c.Name(), c.Summary, strings.TrimSpace(c.Name()+" [flags] "+c.Takes))
+	if c.About != "" {
+		fmt.Fprintf(w, "\n%s\n", c.About)
+	}
+	fmt.Fprint(w, "\nFlags (each can be set by the environment variable named in brackets):\n")
 	var flags []*flag.Flag
 	c.VisitAll(func(f *flag.Flag) { flags = append(flags, f) })
 	common := func(f *flag.Flag) bool {
