@@ -17,7 +17,7 @@ help: ## say what the targets do
 
 build: ## static binaries into bin/
 	@mkdir -p bin
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./primary ./secondary ./arbiter ./deploy/gateway ./deploy/certs ./deploy/checks ./deploy/demo ./deploy/lab
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./primary ./secondary ./arbiter ./deploy/gateway ./deploy/certs ./deploy/understudyctl ./deploy/checks ./deploy/demo ./deploy/lab
 
 guest: ## a Debian riscv64 guest with Redis into build/guest/rv64
 	@$(GO) run ./deploy/guest --arch rv64 --out $(GUEST)

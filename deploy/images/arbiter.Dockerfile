@@ -1,5 +1,5 @@
 FROM scratch
-COPY arbiter /arbiter
+COPY arbiter understudyctl /
 # A volume that is mounted here is made with these rights.
 COPY --chown=65532:65532 data /data
 USER 65532:65532
