@@ -28,18 +28,19 @@ func TestRoleFiles(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var said, needed []string
+			var said, needed, used []string
 			for _, m := range documented.FindAllStringSubmatch(string(b), -1) {
 				said = append(said, m[1])
 			}
 			for _, m := range variable.FindAllStringSubmatch(string(b), -1) {
+				used = append(used, m[1])
 				if m[2] != "" && !slices.Contains(needed, m[1]) {
 					needed = append(needed, m[1])
 				}
 			}
-			for _, name := range needed {
-				if !slices.Contains(said, name) {
-					t.Errorf("%s is needed and its head does not say so", name)
+			for _, name := range used {
+				if name != "IMAGE_TAG" && !slices.Contains(said, name) {
+					t.Errorf("%s is used and its head does not say so", name)
 				}
 			}
 			for _, name := range said {
@@ -59,6 +60,45 @@ func TestRoleFiles(t *testing.T) {
 			}
 			if out, err := config(file, env[1:]); err == nil || !strings.Contains(out, needed[0]) {
 				t.Errorf("without %s: %v\n%s", needed[0], err, out)
+			}
+		})
+	}
+}
+
+// What the files and the images set for a program is a flag of it.
+func TestProgramsKnowTheirVariables(t *testing.T) {
+	var files []string
+	for _, pattern := range []string{"*.yml", "hosts/*.yml", "../images/*.Dockerfile"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil || len(found) == 0 {
+			t.Fatal(pattern, err)
+		}
+		files = append(files, found...)
+	}
+	for _, program := range []string{"arbiter", "primary", "secondary", "checks"} {
+		t.Run(program, func(t *testing.T) {
+			bin := filepath.Join("..", "..", "bin", program)
+			if _, err := os.Stat(bin); err != nil {
+				t.Skipf("SKIPPED: %s is not built: make build", program)
+			}
+			help, err := exec.Command(bin, "--help").CombinedOutput()
+			if err != nil {
+				t.Fatalf("%v: %s", err, help)
+			}
+			set, n := regexp.MustCompile(`\bUNDERSTUDY_`+strings.ToUpper(program)+`_[A-Z_]+`), 0
+			for _, file := range files {
+				b, err := os.ReadFile(file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, name := range set.FindAllString(string(b), -1) {
+					if n++; !strings.Contains(string(help), "["+name+"]") {
+						t.Errorf("%s: %s has no %s", file, program, name)
+					}
+				}
+			}
+			if n < 3 {
+				t.Errorf("%d variables were found", n)
 			}
 		})
 	}
