@@ -84,8 +84,12 @@ func TestExamplesAreOfThisRelease(t *testing.T) {
 	}
 }
 
-// The programs take the examples as they are: with certificates in their places
-// they get as far as the addresses, which are no host's here.
+// started is what a unit starts.
+var started = regexp.MustCompile(`(?m)^ExecStart=/usr/local/bin/(\w+)(.*)$`)
+
+// The programs take what their units give them, and the examples as they are:
+// with certificates in their places they get as far as the addresses, which are
+// no host's here.
 func TestExamplesAreTaken(t *testing.T) {
 	bin := filepath.Join("..", "..", "bin")
 	if _, err := os.Stat(filepath.Join(bin, "certs")); err != nil {
@@ -100,9 +104,18 @@ func TestExamplesAreTaken(t *testing.T) {
 	if err := os.WriteFile(kernel, append(image, make([]byte, 4096)...), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for program, args := range map[string][]string{"arbiter": nil, "primary": {"--vm", "web", "--or-spare"}, "secondary": {"--vm", "web"}} {
+	for program, unit := range map[string]string{"arbiter": "understudy-arbiter", "primary": "understudy-primary@", "secondary": "understudy-secondary@"} {
 		t.Run(program, func(t *testing.T) {
-			b, err := os.ReadFile(program + ".env.example")
+			b, err := os.ReadFile(unit + ".service")
+			if err != nil {
+				t.Fatal(err)
+			}
+			start := started.FindStringSubmatch(string(b))
+			if start == nil || start[1] != program {
+				t.Fatalf("%s starts %q", unit, start)
+			}
+			args := strings.Fields(strings.ReplaceAll(start[2], "%i", "web"))
+			b, err = os.ReadFile(program + ".env.example")
 			if err != nil {
 				t.Fatal(err)
 			}
