@@ -92,6 +92,24 @@ func registered(t *testing.T) (series map[string]bool, families map[string]strin
 
 const monitoring = "../../../deploy/monitoring"
 
+// document reads a file for monitoring.
+func document(t *testing.T, file string) (doc any) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(monitoring, file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.HasSuffix(file, ".json") {
+		err = json.Unmarshal(b, &doc)
+	} else {
+		err = yaml.UnmarshalStrict(b, &doc)
+	}
+	if err != nil {
+		t.Fatalf("%s: %v", file, err)
+	}
+	return doc
+}
+
 // expressions are what a document asks Prometheus: all "expr" keys, and the "query"
 // keys that are no name of a data source.
 func expressions(doc any) (out []string) {
@@ -112,6 +130,92 @@ func expressions(doc any) (out []string) {
 	return out
 }
 
+var (
+	selector = regexp.MustCompile(`(understudy_\w+)\{([^}]*)\}`)
+	matcher  = regexp.MustCompile(`(\w+)(=~|=)"([^"]*)"`)
+	grouping = regexp.MustCompile(`\b(?:by|on) \(([^)]*)\)`)
+)
+
+// Labels that expressions select and group by are there, and so are the values: a
+// selector that fits nothing is an alert that never fires.
+func TestMonitoringUsesLabelsThatExist(t *testing.T) {
+	values, n := map[string]bool{"instance": true, "job": true}, 0 // given by Prometheus itself
+	for _, line := range strings.Split(scrape(t, busyVM()), "\n") {
+		name, labels, _ := strings.Cut(line, "{")
+		for _, m := range matcher.FindAllStringSubmatch(labels, -1) {
+			values[m[1]] = true
+			values[name+" "+m[1]+"="+m[3]] = true
+		}
+	}
+	for _, file := range []string{"alerts.yaml", "dashboard.json"} {
+		for _, e := range expressions(document(t, file)) {
+			for _, m := range grouping.FindAllStringSubmatch(e, -1) {
+				for label := range strings.SplitSeq(m[1], ",") {
+					if !values[strings.TrimSpace(label)] {
+						t.Errorf("%s: nothing has the label %s, in %q", file, label, e)
+					}
+				}
+			}
+			for _, s := range selector.FindAllStringSubmatch(e, -1) {
+				for _, m := range matcher.FindAllStringSubmatch(s[2], -1) {
+					for value := range strings.SplitSeq(m[3], "|") {
+						if n++; !strings.Contains(value, "$") && !values[s[1]+" "+m[1]+"="+value] {
+							t.Errorf("%s: no series has %s=%q, in %q", file, m[1], value, e)
+						}
+					}
+				}
+			}
+		}
+	}
+	if n < 10 {
+		t.Errorf("%d values were found", n)
+	}
+}
+
+// Prometheus refuses a file of rules for a field that it does not know.
+func TestAlertsAreRules(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join(monitoring, "alerts.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file struct {
+		Groups []struct {
+			Name  string `json:"name"`
+			Rules []struct {
+				Alert       string            `json:"alert"`
+				Expr        string            `json:"expr"`
+				For         string            `json:"for"`
+				Labels      map[string]string `json:"labels"`
+				Annotations map[string]string `json:"annotations"`
+			} `json:"rules"`
+		} `json:"groups"`
+	}
+	if err := yaml.UnmarshalStrict(b, &file); err != nil || len(file.Groups) != 1 {
+		t.Fatalf("%v, %d groups", err, len(file.Groups))
+	}
+	names := map[string]bool{}
+	for _, r := range file.Groups[0].Rules {
+		if r.Alert == "" || names[r.Alert] {
+			t.Errorf("the name %q is missing or stands twice", r.Alert)
+		}
+		names[r.Alert] = true
+		if r.For != "" {
+			if _, err := time.ParseDuration(r.For); err != nil {
+				t.Errorf("%s: %v", r.Alert, err)
+			}
+		}
+		if s := r.Labels["severity"]; s != "info" && s != "warning" && s != "critical" {
+			t.Errorf("%s: severity %q", r.Alert, s)
+		}
+		if r.Annotations["summary"] == "" {
+			t.Errorf("%s: no summary", r.Alert)
+		}
+		if strings.Count(r.Expr, "(") != strings.Count(r.Expr, ")") {
+			t.Errorf("%s: %q", r.Alert, r.Expr)
+		}
+	}
+}
+
 var metricName = regexp.MustCompile(`\b(understudy|go|process|promhttp)_[a-z0-9_]+`)
 
 // What the dashboard and the alerts ask for is there, and what is there is
@@ -119,20 +223,7 @@ var metricName = regexp.MustCompile(`\b(understudy|go|process|promhttp)_[a-z0-9_
 func TestMonitoringUsesMetricsThatExist(t *testing.T) {
 	series, families := registered(t)
 	for file, least := range map[string]int{"alerts.yaml": 8, "dashboard.json": 12} {
-		b, err := os.ReadFile(filepath.Join(monitoring, file))
-		if err != nil {
-			t.Fatal(err)
-		}
-		var doc any
-		if strings.HasSuffix(file, ".json") {
-			err = json.Unmarshal(b, &doc)
-		} else {
-			err = yaml.UnmarshalStrict(b, &doc)
-		}
-		if err != nil {
-			t.Fatalf("%s: %v", file, err)
-		}
-		exprs := expressions(doc)
+		exprs := expressions(document(t, file))
 		if len(exprs) < least {
 			t.Errorf("%s has %d expressions", file, len(exprs))
 		}
