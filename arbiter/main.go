@@ -204,6 +204,7 @@ func (o *options) session() session.Config {
 }
 
 func main() {
+	sched.Coarse()
 	c, o := command()
 	cli.Main(c, func(ctx context.Context, log hclog.Logger) error {
 		if err := o.check(); err != nil {

@@ -21,6 +21,7 @@ import (
 
 func main() {
 	lastwill.Enter()
+	sched.Coarse()
 	cmd := cli.New("primary", "boots a VM and runs it, protected by the secondaries of the same name")
 	shared := replica.AddFlags(cmd)
 	kernel := cmd.String("kernel", "", "`FILE` with the guest's kernel (a RISC-V Image or an x86 bzImage)")

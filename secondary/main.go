@@ -15,6 +15,7 @@ import (
 
 func main() {
 	lastwill.Enter()
+	sched.Coarse()
 	cmd := cli.New("secondary", "shadows a running VM and takes over when its host is lost")
 	shared := replica.AddFlags(cmd)
 	cmd.Examples = []string{

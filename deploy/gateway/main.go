@@ -16,6 +16,7 @@ import (
 )
 
 func main() {
+	sched.Coarse()
 	cmd := cli.New("gateway", "is a network in user mode for protected guests: switch, router, DHCP, DNS and port forwards")
 	cmd.Examples = []string{
 		"gateway --forward 127.0.0.1:6379=192.168.127.2:6379",

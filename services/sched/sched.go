@@ -13,6 +13,11 @@
 // hands it to the next; with idle processors beside it, each wakes a thread, which
 // looks for work and mostly finds none. That costs more than the work, so that a
 // program gets as few processors as do its work.
+//
+// While a processor is in a system call, the runtime's monitor thread looks at it
+// every 20 µs, which in a program that sleeps and wakes a thousand times a second
+// costs more than the program's own work. Timers that may be somewhat late let it
+// look less often.
 package sched
 
 import (
@@ -26,6 +31,12 @@ import (
 // promptSlice is the slice that threads ask for which carry messages. The
 // kernel's shortest is 100 µs.
 const promptSlice = 100 * time.Microsecond
+
+// Coarse lets timers of this program be late by half a millisecond, unless an
+// operator has given it another slack than the kernel's. For that the program
+// begins anew, so it is the first thing to call in main; Linux keeps the process
+// and its ID.
+func Coarse() { coarse() }
 
 // Messages sets up a program that passes messages on.
 func Messages(log hclog.Logger) { setUp(0, log) }

@@ -29,9 +29,10 @@ func prompt() error {
 	return nil
 }
 
-// Steady gives the calling thread, a hart's, the kernel's own slices again. The
-// caller must have locked its goroutine to the thread.
-func Steady() error { return slice(0, 0) }
+// Steady gives the calling thread, a hart's, the kernel's own slices again, and
+// timers as they are without Coarse: it sleeps until the guest's. The caller must
+// have locked its goroutine to the thread.
+func Steady() error { return errors.Join(slice(0, 0), setSlack(kernelSlack)) }
 
 // slice sets a thread's slice; tid 0 is the calling thread, length 0 the
 // kernel's own slice.
