@@ -16,6 +16,7 @@ import (
 
 	"github.com/understudy-ft/understudy/deploy/cluster"
 	"github.com/understudy-ft/understudy/deploy/watch"
+	"github.com/understudy-ft/understudy/services/protocol"
 )
 
 // module is the path that the linker's -X wants.
@@ -28,7 +29,7 @@ func build(t *testing.T, release, speaks string, programs ...string) string {
 	if _, err := exec.LookPath("go"); err != nil {
 		t.Skip("SKIPPED, NOT TESTED: there is no go to build releases with")
 	}
-	dir := t.TempDir()
+	dir := beside(t)
 	args := []string{"build", "-trimpath", "-o", dir + "/",
 		"-ldflags", fmt.Sprintf("-s -w -X %[1]scli.release=%[2]s -X %[1]sprotocol.speaks=%[3]s", module, release, speaks)}
 	for _, p := range programs {
@@ -39,16 +40,66 @@ func build(t *testing.T, release, speaks string, programs ...string) string {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build %s: %v\n%s", release, err, out)
 	}
+	return dir
+}
+
+// beside makes a directory for the programs of a release, which has what is no
+// part of an upgrade from bin.
+func beside(t *testing.T) string {
+	t.Helper()
 	here, err := filepath.Abs(bin)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, p := range []string{"gateway", "etcd"} {
-		if err := os.Symlink(filepath.Join(here, p), filepath.Join(dir, p)); err != nil {
+	dir := t.TempDir()
+	link(t, here, dir, "gateway", "etcd")
+	return dir
+}
+
+func link(t *testing.T, from, to string, programs ...string) {
+	t.Helper()
+	for _, p := range programs {
+		if err := os.Symlink(filepath.Join(from, p), filepath.Join(to, p)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return dir
+}
+
+// release is the programs in a directory: what version they say and which versions
+// of the protocol they speak.
+type release struct {
+	dir, version string
+	speaks       protocol.Range
+}
+
+// releases are an old and a new one. Both are made of this tree; or, where
+// UPGRADE_FROM says where an older release's programs are, only the new one.
+func releases(t *testing.T, programs ...string) (old, next release) {
+	t.Helper()
+	from := os.Getenv("UPGRADE_FROM")
+	if from == "" {
+		return release{build(t, "v1.0.0", "1", programs...), "v1.0.0", protocol.Range{Min: 1, Max: 1}},
+			release{build(t, "v1.1.0", "1-2", programs...), "v1.1.0", protocol.Range{Min: 1, Max: 2}}
+	}
+	if !filepath.IsAbs(from) {
+		t.Fatalf("UPGRADE_FROM=%s: must be an absolute path", from)
+	}
+	said, err := exec.Command(filepath.Join(from, "primary"), "--version").Output()
+	words := strings.Fields(string(said))
+	if err != nil || len(words) < 2 {
+		t.Fatalf("UPGRADE_FROM: what release is %s? %v %q", from, err, said)
+	}
+	old = release{dir: beside(t), version: words[1]}
+	link(t, from, old.dir, programs...)
+	next = release{version: "next", speaks: protocol.Spoken()}
+	next.dir = build(t, next.version, fmt.Sprintf("%d-%d", next.speaks.Min, next.speaks.Max), programs...)
+	return old, next
+}
+
+// spoken is what an arbiter says that it speaks. One that says nothing is of a
+// release that knew only the first version.
+func spoken(a *pb.ArbiterStatus) protocol.Range {
+	return protocol.Said(max(a.GetProtocolMin(), 1), a.GetProtocolMax())
 }
 
 // of is what the VM's status says of a replica.
@@ -61,6 +112,10 @@ func of(s *pb.VMStatus, ref *pb.ReplicaRef) *pb.ReplicaStatus {
 	return nil
 }
 
+// feed is the version of the protocol that a replica of a pair speaks with the
+// other. One that says nothing is of a release that knew only the first.
+func feed(r *pb.ReplicaStatus) uint32 { return max(r.GetFeedProtocol(), 1) }
+
 // pair waits until the VM is protected by two replicas of these releases, which
 // both say that their feed carries this version of the protocol.
 func pair(t *testing.T, c *cluster.Cluster, vm watch.VM, active, standby string, speaks uint32) *pb.VMStatus {
@@ -69,7 +124,7 @@ func pair(t *testing.T, c *cluster.Cluster, vm watch.VM, active, standby string,
 	s, err := vm.Wait(deadline(t), what, func(s *pb.VMStatus) bool {
 		a, b := of(s, s.GetRecord().GetActive()), of(s, s.GetRecord().GetStandby())
 		return s.GetRecord().GetMode() == pb.Mode_MODE_PROTECTED && strings.HasPrefix(a.GetVersion(), active) &&
-			strings.HasPrefix(b.GetVersion(), standby) && a.GetFeedProtocol() == speaks && b.GetFeedProtocol() == speaks
+			strings.HasPrefix(b.GetVersion(), standby) && feed(a) == speaks && feed(b) == speaks
 	}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -81,10 +136,9 @@ func pair(t *testing.T, c *cluster.Cluster, vm watch.VM, active, standby string,
 // process after the other, as docs/upgrade.md says: nothing acknowledged is
 // lost, no connection breaks, and old and new protect each other on the way.
 func TestRollingUpgrade(t *testing.T) {
-	programs := []string{"arbiter", "primary", "secondary"}
-	before, after := build(t, "v1.0.0", "1", programs...), build(t, "v1.1.0", "1-2", programs...)
+	old, next := releases(t, "arbiter", "primary", "secondary")
 	cfg := ownEtcd(t)
-	cfg.Bin, cfg.SecondArbiter = before, true
+	cfg.Bin, cfg.SecondArbiter = old.dir, true
 	c := open(t, cfg)
 	if _, err := c.StartPrimary("--or-spare"); err != nil {
 		t.Fatal(err)
@@ -118,7 +172,19 @@ func TestRollingUpgrade(t *testing.T) {
 		}
 	}
 	owner()
-	pair(t, c, vm, "v1.0.0", "v1.0.0", 1)
+	was, err := vm.Admin.GetArbiter(deadline(t), &pb.GetArbiterRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if old.speaks == (protocol.Range{}) {
+		old.speaks = spoken(was) // of an older release nobody knows it beforehand
+	}
+	both, err := old.speaks.Agree(next.speaks, old.version, next.version)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("from %s, which speaks protocol %v, to %s, which speaks %v", old.version, old.speaks, next.version, next.speaks)
+	pair(t, c, vm, old.version, old.version, old.speaks.Max)
 	l := begin(t, c)
 
 	upgrade := func(p *cluster.Process) *cluster.Process {
@@ -126,7 +192,7 @@ func TestRollingUpgrade(t *testing.T) {
 		if err := p.Stop(time.Minute); err != nil {
 			t.Fatal(err)
 		}
-		n, err := c.RestartFrom(p, after)
+		n, err := c.RestartFrom(p, next.dir)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -146,11 +212,11 @@ func TestRollingUpgrade(t *testing.T) {
 	for _, at := range []string{c.GRPC, c.SecondAt} {
 		// The connection may still be pausing after the arbiter's restart.
 		a, err := c.AdminAt(at).GetArbiter(deadline(t), &pb.GetArbiterRequest{}, grpc.WaitForReady(true))
-		if err != nil || !strings.HasPrefix(a.GetVersion(), "v1.1.0") || a.GetProtocolMin() != 1 || a.GetProtocolMax() != 2 {
+		if err != nil || !strings.HasPrefix(a.GetVersion(), next.version) || spoken(a) != next.speaks {
 			t.Fatalf("the arbiter at %s is %v (%v)", at, a, err)
 		}
 	}
-	s := pair(t, c, vm, "v1.0.0", "v1.0.0", 1)
+	s := pair(t, c, vm, old.version, old.version, old.speaks.Max)
 
 	// The spare, then the standby, which the spare replaces: old and new protect
 	// the VM.
@@ -168,7 +234,7 @@ func TestRollingUpgrade(t *testing.T) {
 		t.Helper()
 		s, err := vm.Wait(deadline(t), "a spare of the new release", func(s *pb.VMStatus) bool {
 			for _, r := range s.GetReplicas() {
-				if r.GetRole() == pb.Role_ROLE_SPARE && strings.HasPrefix(r.GetVersion(), "v1.1.0") && !r.GetDrained() {
+				if r.GetRole() == pb.Role_ROLE_SPARE && strings.HasPrefix(r.GetVersion(), next.version) && !r.GetDrained() {
 					return true
 				}
 			}
@@ -188,7 +254,7 @@ func TestRollingUpgrade(t *testing.T) {
 	}
 	spare()
 	drain(s.GetRecord().GetStandby())
-	s = pair(t, c, vm, "v1.0.0", "v1.1.0", 1)
+	s = pair(t, c, vm, old.version, next.version, both)
 	compared := s.GetCounters().GetOutputsCompared()
 	if err := vm.Resync(deadline(t)); err != nil {
 		t.Fatal(err)
@@ -205,11 +271,11 @@ func TestRollingUpgrade(t *testing.T) {
 	drain(s.GetRecord().GetActive())
 	progress(t, l, 200)
 	upgrade(active)
-	s = pair(t, c, vm, "v1.1.0", "v1.1.0", 2)
+	s = pair(t, c, vm, next.version, next.version, next.speaks.Max)
 	spare()
 	progress(t, l, 200)
 	for _, r := range s.GetReplicas() {
-		if !strings.HasPrefix(r.GetVersion(), "v1.1.0") && r.GetReplica().GetId() != "" {
+		if !strings.HasPrefix(r.GetVersion(), next.version) && r.GetReplica().GetId() != "" {
 			t.Errorf("%s is of %s", r.GetReplica().GetId(), r.GetVersion())
 		}
 	}
