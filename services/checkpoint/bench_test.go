@@ -70,8 +70,8 @@ type wiredStandby struct {
 	feed *feed.Standby
 }
 
-func (w wiredStandby) OnMessage(m *pb.FromActive) {
-	err := w.receiver.Handle(w.feed.Context(), m, func(m *pb.FromStandby) error {
+func (w wiredStandby) OnMessage(m *pb.FromActive, free func()) {
+	err := w.receiver.Handle(w.feed.Context(), m, free, func(m *pb.FromStandby) error {
 		return w.feed.Send(w.feed.Context(), m)
 	})
 	if err != nil {

@@ -47,8 +47,8 @@
 // # Limits
 //
 // The Sender holds the standby's answer (24 bytes for each page and block in
-// it) until it is used. The receiver needs 24 bytes for each staged page
-// besides the page. Bulk messages are small (128 KiB) while guests run, so
-// that inputs on the same feed wait little behind them, and up to 1 MiB when
-// paused. A disk's holes are read like data.
+// it) until it is used. The receiver keeps the messages that bring a stage,
+// whose buffers may be twice as large as the pages in them. Bulk messages are
+// small (128 KiB) while guests run, so that inputs on the same feed wait little
+// behind them, and up to 1 MiB when paused. A disk's holes are read like data.
 package checkpoint

@@ -70,7 +70,12 @@ func FuzzReceiverHandle(f *testing.F) {
 		guest.garbage(2)
 		before := guest.clone(t)
 		r := NewReceiver(guest, ReceiverConfig{SpillBytes: 20 * BlockSize, SpillDir: t.TempDir(), MaxStateBytes: 1 << 16})
-		defer r.Drop()
+		lent := 0
+		defer func() {
+			if r.Drop(); lent != 0 {
+				t.Errorf("%d messages not freed", lent)
+			}
+		}()
 		live := false
 		for range 100 {
 			m := &pb.FromActive{}
@@ -79,7 +84,8 @@ func FuzzReceiverHandle(f *testing.F) {
 				break
 			}
 			live = live || m.GetCheckpointBegin().GetLive()
-			_ = r.Handle(t.Context(), m, func(m *pb.FromStandby) error {
+			lent++
+			_ = r.Handle(t.Context(), m, func() { lent-- }, func(m *pb.FromStandby) error {
 				in := newInbox(m.GetDirtyPages().GetEpoch(), m.GetDirtyPages().GetNonce(), &r.sp)
 				in.put(m.GetDirtyPages())
 				if in.err != nil {

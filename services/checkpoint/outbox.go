@@ -15,9 +15,9 @@ type Send func(ctx context.Context, m *pb.FromActive, done func()) error
 
 const (
 	// chunkItems bounds the pages with data in one message, for 1 MiB with
-	// everything around it; runningItems does so while guests run.
+	// everything around it; runningItems does so while guests run, for 128 KiB.
 	chunkItems   = 240
-	runningItems = 32
+	runningItems = 31
 	// chunkNumbers bounds the numbers in one message, zero pages included.
 	chunkNumbers = 4096
 	// chunkCount is the number of messages that may be under way.

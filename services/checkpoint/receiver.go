@@ -18,7 +18,8 @@ type ReceiverConfig struct {
 	// DiskZero says that the guest's disk reads as zeros.
 	DiskZero bool
 	// SpillBytes is the size of staged pages and blocks above which further
-	// ones go to a file. Default 256 MiB.
+	// ones go to a file, and the messages that brought them are freed. Default
+	// 256 MiB.
 	SpillBytes int64
 	// SpillDir is where that file is made, without a name. Default os.TempDir.
 	SpillDir string
@@ -48,8 +49,6 @@ type Receiver struct {
 	since  sets
 	try    *transfer
 	staged *Stage
-	slabs  slabs
-	buf    []byte // decompressed data
 }
 
 // transfer is an attempt of the active's, as the standby sees it.
@@ -82,8 +81,9 @@ func NewReceiver(g Guest, cfg ReceiverConfig) *Receiver {
 }
 
 // Handle takes the next message of a checkpoint: begin, pages, blocks, state
-// or commit. It owns m from then on, but for the data of pages and blocks, of
-// which it keeps nothing.
+// or commit. It owns m from then on, and calls free once, when it is done with
+// the data of pages and blocks: at the latest when the stage is applied or the
+// transfer dropped.
 //
 // Before it gets a begin with neither Live nor Precopy, the guest must be
 // paused, and stay so until the stage is applied or dropped; before a Live one
@@ -93,8 +93,11 @@ func NewReceiver(g Guest, cfg ReceiverConfig) *Receiver {
 // After an error the transfer is dropped and the guest is as it was before,
 // except that a live copy leaves it in no usable state. A checkpoint may then
 // begin again, whatever was left out.
-func (r *Receiver) Handle(ctx context.Context, m *pb.FromActive, reply func(*pb.FromStandby) error) error {
-	err := r.handle(ctx, m, reply)
+func (r *Receiver) Handle(ctx context.Context, m *pb.FromActive, free func(), reply func(*pb.FromStandby) error) error {
+	kept, err := r.handle(ctx, m, free, reply)
+	if !kept {
+		free()
+	}
 	if err != nil {
 		r.Drop()
 		return fmt.Errorf("receive checkpoint: %w", err)
@@ -102,36 +105,37 @@ func (r *Receiver) Handle(ctx context.Context, m *pb.FromActive, reply func(*pb.
 	return nil
 }
 
-func (r *Receiver) handle(ctx context.Context, m *pb.FromActive, reply func(*pb.FromStandby) error) error {
+// handle tells whether free is now the stage's to call.
+func (r *Receiver) handle(ctx context.Context, m *pb.FromActive, free func(), reply func(*pb.FromStandby) error) (kept bool, err error) {
 	if r.staged != nil {
-		return violation("a checkpoint is staged and not yet applied")
+		return false, violation("a checkpoint is staged and not yet applied")
 	}
 	if b, ok := m.Body.(*pb.FromActive_CheckpointBegin); ok {
 		if b.CheckpointBegin == nil {
-			return violation("empty begin")
+			return false, violation("empty begin")
 		}
-		return r.begin(ctx, m.Term, b.CheckpointBegin, reply)
+		return false, r.begin(ctx, m.Term, b.CheckpointBegin, reply)
 	}
 	t := r.try
 	if t == nil {
-		return violation("%T without a begin", m.Body)
+		return false, violation("%T without a begin", m.Body)
 	}
 	if m.Term != t.term {
-		return violation("term %d in a checkpoint of term %d", m.Term, t.term)
+		return false, violation("term %d in a checkpoint of term %d", m.Term, t.term)
 	}
 	switch b := m.Body.(type) {
 	case *pb.FromActive_Pages:
 		p := b.Pages
-		return r.items(t, pages, p.GetEpoch(), p.GetNumbers(), p.GetZero(), p.GetData(), p.GetCompressed())
+		return r.items(t, pages, p.GetEpoch(), p.GetNumbers(), p.GetZero(), p.GetData(), p.GetCompressed(), free)
 	case *pb.FromActive_Blocks:
 		p := b.Blocks
-		return r.items(t, blocks, p.GetEpoch(), p.GetNumbers(), p.GetZero(), p.GetData(), p.GetCompressed())
+		return r.items(t, blocks, p.GetEpoch(), p.GetNumbers(), p.GetZero(), p.GetData(), p.GetCompressed(), free)
 	case *pb.FromActive_State:
-		return r.state(t, b.State)
+		return false, r.state(t, b.State)
 	case *pb.FromActive_Commit:
-		return r.commit(t, b.Commit)
+		return false, r.commit(t, b.Commit)
 	}
-	return violation("%T is no part of a checkpoint", m.Body)
+	return false, violation("%T is no part of a checkpoint", m.Body)
 }
 
 // Staged returns the stage after the commit was handled without error, until
@@ -185,7 +189,7 @@ func (r *Receiver) newTransfer(term uint64, b *pb.CheckpointBegin) (*transfer, e
 		term: term, begin: b, live: b.Live,
 		crew: newCrew(b.Nonce), log: newTranscript(b.Nonce),
 		have:  newSets(&r.sp),
-		store: newStore(r.cfg.SpillBytes, r.cfg.SpillDir, 2*(r.sp[pages].n+r.sp[blocks].n), &r.slabs),
+		store: newStore(r.cfg.SpillBytes, r.cfg.SpillDir, 2*(r.sp[pages].n+r.sp[blocks].n)),
 	}
 	if t.live {
 		r.since.fill(&r.sp)
@@ -270,12 +274,13 @@ const (
 	maxNumbers = 16384
 )
 
-func (r *Receiver) items(t *transfer, k kind, epoch uint64, numbers []uint64, zero []bool, data []byte, compressed bool) error {
+// items takes pages or blocks; see handle about what it returns.
+func (r *Receiver) items(t *transfer, k kind, epoch uint64, numbers []uint64, zero []bool, data []byte, compressed bool, free func()) (kept bool, err error) {
 	if epoch != t.begin.Epoch || t.stating {
-		return violation("%ss of epoch %d in epoch %d, state begun: %t", k, epoch, t.begin.Epoch, t.stating)
+		return false, violation("%ss of epoch %d in epoch %d, state begun: %t", k, epoch, t.begin.Epoch, t.stating)
 	}
 	if len(numbers) == 0 || len(numbers) > maxNumbers || (len(zero) != 0 && len(zero) != len(numbers)) {
-		return violation("message with %d %ss and %d zero flags", len(numbers), k, len(zero))
+		return false, violation("message with %d %ss and %d zero flags", len(numbers), k, len(zero))
 	}
 	filled := len(numbers)
 	for _, z := range zero {
@@ -284,36 +289,38 @@ func (r *Receiver) items(t *transfer, k kind, epoch uint64, numbers []uint64, ze
 		}
 	}
 	if filled > maxItems {
-		return violation("message with %d %ss of data", filled, k)
+		return false, violation("message with %d %ss of data", filled, k)
 	}
 	if err := t.order(&r.sp[k], numbers); err != nil {
-		return err
+		return false, err
 	}
 	t.log.items(k, numbers, zero, data, compressed)
 	t.count[k] += uint64(len(numbers))
 	if compressed {
 		n, err := s2.DecodedLen(data)
 		if err != nil || n != filled*BlockSize {
-			return violation("compressed data of %d bytes for %d %ss (%v)", n, filled, k, err)
+			return false, violation("compressed data of %d bytes for %d %ss (%v)", n, filled, k, err)
 		}
-		if r.buf == nil {
-			r.buf = make([]byte, maxItems*BlockSize)
-		}
-		if data, err = s2.Decode(r.buf, data); err != nil {
-			return violation("decompress %ss: %v", k, err)
+		if data, err = s2.Decode(make([]byte, n), data); err != nil {
+			return false, violation("decompress %ss: %v", k, err)
 		}
 	}
 	if len(data) != filled*BlockSize {
-		return violation("%d bytes for %d %ss", len(data), filled, k)
+		return false, violation("%d bytes for %d %ss", len(data), filled, k)
 	}
 	if t.begin.Live {
 		r.zero[k] = false
-		return writeItems(&r.sp[k], numbers, zero, data)
+		return false, writeItems(&r.sp[k], numbers, zero, data)
 	}
 	for _, n := range numbers {
 		t.have[k].Set(n)
 	}
-	return t.store.put(k, numbers, zero, data)
+	p := part{kind: k, numbers: numbers, zero: zero, data: data, free: free}
+	if compressed {
+		p.free = nil // what is kept is no part of the message
+	}
+	kept, err = t.store.put(p)
+	return kept && !compressed, err
 }
 
 // order checks that numbers follow what came before. In a live copy, whose

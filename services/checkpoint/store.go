@@ -14,95 +14,49 @@ type store struct {
 	// repeats precopy rounds.
 	room   uint64
 	parts  []part
-	slabs  *slabs
-	filled [][]byte // the slabs in use, the last with room at its end
 	inMem  int64
 	file   *os.File
 	inFile int64
 }
 
-// slabs is the memory of one stage after the other, so that a pause need not
-// wait for fresh memory.
-type slabs struct{ free [][]byte }
-
-const (
-	// slabSize is the size of most slabs in bytes: that of the largest message.
-	slabSize = maxItems * BlockSize
-	// slabsKept bounds what is kept between two stages, for 64 MiB.
-	slabsKept = 64
-)
-
-// take returns an empty slab with room for n bytes; the first of a stage may be
-// a small one, because most stages are.
-func (s *slabs) take(n int, first bool) []byte {
-	if last := len(s.free) - 1; last >= 0 && cap(s.free[last]) >= n {
-		b := s.free[last]
-		s.free = s.free[:last]
-		return b
-	}
-	if first {
-		return make([]byte, 0, max(n, slabSize/8))
-	}
-	return make([]byte, 0, slabSize)
-}
-
-// give takes back what a stage has used; of a large one only the large slabs.
-func (s *slabs) give(filled [][]byte) {
-	if len(filled) > 1 && cap(filled[0]) < slabSize {
-		filled = filled[1:]
-	}
-	for _, b := range filled[:min(len(filled), slabsKept-len(s.free))] {
-		s.free = append(s.free, b[:0])
-	}
-}
-
-// part is one message's items. Its data is in memory or at an offset of the
-// file.
+// part is one message's items. Its data is in memory, until free, or at an
+// offset of the file.
 type part struct {
 	kind    kind
 	numbers []uint64
 	zero    []bool
 	data    []byte
+	free    func()
 	off     int64
 	size    int
 }
 
-func newStore(spillAbove int64, dir string, room uint64, from *slabs) *store {
-	return &store{spillAbove: spillAbove, dir: dir, room: room, slabs: from}
+func newStore(spillAbove int64, dir string, room uint64) *store {
+	return &store{spillAbove: spillAbove, dir: dir, room: room}
 }
 
-// put keeps the items: their numbers and flags, which it owns, and a copy of
-// their data, at most slabSize bytes.
-func (s *store) put(k kind, numbers []uint64, zero []bool, data []byte) error {
-	if uint64(len(numbers)) > s.room {
-		return violation("more items staged than a checkpoint may bring")
+// put keeps the items. Where kept is true, their data is, too, and freed by
+// close.
+func (s *store) put(p part) (kept bool, err error) {
+	if uint64(len(p.numbers)) > s.room {
+		return false, violation("more items staged than a checkpoint may bring")
 	}
-	s.room -= uint64(len(numbers))
-	p := part{kind: k, numbers: numbers, zero: zero, size: len(data)}
+	s.room -= uint64(len(p.numbers))
+	p.size = len(p.data)
+	kept = p.size > 0 && s.inMem+int64(p.size) <= s.spillAbove
 	switch {
-	case len(data) == 0:
-	case s.inMem+int64(len(data)) <= s.spillAbove:
-		p.data = s.keep(data)
-	default:
-		if err := s.spill(&p, data); err != nil {
-			return fmt.Errorf("spill stage to a file: %w", err)
+	case kept:
+		s.inMem += int64(p.size)
+	case p.size > 0:
+		if err := s.spill(&p, p.data); err != nil {
+			return false, fmt.Errorf("spill stage to a file: %w", err)
 		}
+		fallthrough
+	default:
+		p.data, p.free = nil, nil
 	}
-	s.inMem += int64(len(p.data))
 	s.parts = append(s.parts, p)
-	return nil
-}
-
-// keep copies data into a slab.
-func (s *store) keep(data []byte) []byte {
-	last := len(s.filled) - 1
-	if last < 0 || len(s.filled[last])+len(data) > cap(s.filled[last]) {
-		s.filled = append(s.filled, s.slabs.take(len(data), last < 0))
-		last++
-	}
-	b := append(s.filled[last], data...)
-	s.filled[last] = b
-	return b[len(b)-len(data):]
+	return kept, nil
 }
 
 func (s *store) spill(p *part, data []byte) error {
@@ -158,8 +112,12 @@ func (s *store) close() {
 	if s.file != nil {
 		_ = s.file.Close() // unlinked: nothing to lose
 	}
-	s.slabs.give(s.filled)
-	s.file, s.parts, s.filled = nil, nil, nil
+	for i := range s.parts {
+		if free := s.parts[i].free; free != nil {
+			free()
+		}
+	}
+	s.file, s.parts = nil, nil
 }
 
 // writeItems writes items to the guest without marking them dirty. Zero pages

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -128,6 +129,7 @@ type pair struct {
 	// what arrives in its place. An error breaks the way.
 	tamper func(m *pb.FromActive) ([]*pb.FromActive, error)
 	epoch  uint64
+	lent   int // messages that are not freed
 }
 
 const testTerm = 7
@@ -155,7 +157,17 @@ func (p *pair) send(ctx context.Context, m *pb.FromActive, done func()) error {
 	}
 	for _, m := range arriving {
 		p.note(m)
-		if err := p.recv.Handle(ctx, m, p.reply); err != nil {
+		p.lent++
+		data := [][]byte{m.GetPages().GetData(), m.GetBlocks().GetData()}
+		free := func() {
+			p.lent--
+			for _, d := range data {
+				for i := range d {
+					d[i] = 0xee // as the next message would
+				}
+			}
+		}
+		if err := p.recv.Handle(ctx, m, free, p.reply); err != nil {
 			return err
 		}
 	}
@@ -203,6 +215,9 @@ func (p *pair) final(state []byte) (*pb.SyncStats, error) {
 		return nil, err
 	}
 	p.epoch++
+	if p.lent != 0 {
+		return nil, fmt.Errorf("%d messages are not freed", p.lent)
+	}
 	return stats, nil
 }
 

@@ -155,7 +155,7 @@ func (a *Active) Input(ctx context.Context, n uint64, frame []byte) error {
 	return nil
 }
 
-func (a *Active) receive(m *pb.FromStandby) error {
+func (a *Active) receive(m *pb.FromStandby, _ func()) error {
 	at := now()
 	if m.Term != a.term {
 		return fmt.Errorf("%w: term %d in a feed of term %d", ErrProtocol, m.Term, a.term)

@@ -216,7 +216,7 @@ func (a *Attach) attach(addr string) (up bool, refusal *pb.Refusal, err error) {
 	}
 	a.handler.OnUp(addr)
 	a.handler.OnMessage(first)
-	err = l.run(plain[pb.FromReplica, pb.ToReplica]{s}, func(m *pb.ToReplica) error {
+	err = l.run(plain[pb.FromReplica, pb.ToReplica]{s}, func(m *pb.ToReplica, _ func()) error {
 		a.handler.OnMessage(m)
 		if refusal = m.GetRefusal(); refusal != nil {
 			return fmt.Errorf("%w: %s", ErrRefused, refusal.GetDetail())

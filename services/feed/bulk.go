@@ -63,7 +63,7 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 		return c.CodecV2.Unmarshal(data, v)
 	}
 	i.msg = &pb.FromActive{}
-	buf := data.MaterializeToBuffer(mem.DefaultBufferPool())
+	buf := data.MaterializeToBuffer(&received)
 	if decodeBulk(buf.ReadOnlyData(), i.msg) {
 		i.buf = buf
 		return nil

@@ -55,7 +55,7 @@ type strictEnd struct {
 	down int
 }
 
-func (e *strictEnd) OnMessage(m *pb.FromActive) {
+func (e *strictEnd) OnMessage(m *pb.FromActive, _ func()) {
 	if m.Term != e.term || m.Body == nil || m.GetHello() != nil || m.GetPing() != nil {
 		e.t.Errorf("got %v in a feed of term %d", m, e.term)
 	}

@@ -94,7 +94,7 @@ type standbyEnd struct {
 	gate chan struct{}
 }
 
-func (e *standbyEnd) OnMessage(m *pb.FromActive) {
+func (e *standbyEnd) OnMessage(m *pb.FromActive, _ func()) {
 	if e.gate != nil {
 		<-e.gate
 	}

@@ -16,8 +16,8 @@ type stream[S, R any] interface {
 	// Send sends m. done, where not nil, is called when m's memory may be
 	// reused.
 	Send(m *S, done func()) error
-	// Recv returns the next message, which is valid until free is called; nil:
-	// forever.
+	// Recv returns the next message, which is valid until free is called, if it
+	// is.
 	Recv() (m *R, free func(), err error)
 }
 
@@ -36,7 +36,7 @@ func (p plain[S, R]) Send(m *S, done func()) error {
 
 func (p plain[S, R]) Recv() (*R, func(), error) {
 	m, err := p.grpc.Recv()
-	return m, nil, err
+	return m, func() {}, err
 }
 
 func call(f func()) {
@@ -230,10 +230,10 @@ func (l *link[S, R]) next() (i item[S], ok bool) {
 }
 
 // run carries messages until the link ends, and returns why it did. receive
-// is called for each message; its error ends the link. Leftover messages get
+// is called for each message, with what Recv returned; its error ends the link. Leftover messages get
 // their done called. The caller sees to it that Send and Recv return once the
 // link's context is done.
-func (l *link[S, R]) run(s stream[S, R], receive func(*R) error) error {
+func (l *link[S, R]) run(s stream[S, R], receive func(*R, func()) error) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { l.write(s) })
 	wg.Go(l.watch)
@@ -296,7 +296,7 @@ func (l *link[S, R]) broken(err error) {
 	}
 }
 
-func (l *link[S, R]) read(s stream[S, R], receive func(*R) error) {
+func (l *link[S, R]) read(s stream[S, R], receive func(*R, func()) error) {
 	for {
 		l.waiting.Store(now())
 		m, free, err := s.Recv()
@@ -305,8 +305,7 @@ func (l *link[S, R]) read(s stream[S, R], receive func(*R) error) {
 			return
 		}
 		if err == nil {
-			err = receive(m)
-			call(free)
+			err = receive(m, free)
 		} else {
 			err = fmt.Errorf("receive: %w", err)
 		}

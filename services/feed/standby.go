@@ -16,9 +16,9 @@ import (
 // StandbyHandler takes what the active says. Its methods are called by one
 // goroutine of the feed, in order.
 type StandbyHandler interface {
-	// OnMessage owns m, which is never a hello or a ping, but for the data of
-	// pages and blocks, which is valid only during the call.
-	OnMessage(m *pb.FromActive)
+	// OnMessage owns m, which is never a hello or a ping. The data of pages and
+	// blocks is valid until free is called: once, by any goroutine, or never.
+	OnMessage(m *pb.FromActive, free func())
 	// OnDown is the last call.
 	OnDown(err error)
 }
@@ -109,7 +109,7 @@ func (s *Standby) open(stream grpc.BidiStreamingServer[pb.FromActive, pb.FromSta
 	return stream.Send(&pb.FromStandby{Term: s.term, Body: &pb.FromStandby_Welcome{Welcome: welcome}})
 }
 
-func (s *Standby) receive(m *pb.FromActive) error {
+func (s *Standby) receive(m *pb.FromActive, free func()) error {
 	at := now()
 	if m.Term != s.term {
 		return fmt.Errorf("%w: term %d in a feed of term %d", ErrProtocol, m.Term, s.term)
@@ -127,7 +127,7 @@ func (s *Standby) receive(m *pb.FromActive) error {
 	case *pb.FromActive_Hello, nil:
 		return fmt.Errorf("%w: %T out of place", ErrProtocol, m.Body)
 	}
-	s.handler.OnMessage(m)
+	s.handler.OnMessage(m, free)
 	return nil
 }
 

@@ -150,13 +150,13 @@ var hurry = func() context.Context {
 }()
 
 // OnMessage takes the feed's messages in order, in the feed's goroutine.
-func (f *following) OnMessage(m *pb.FromActive) {
-	if err := f.take(m); err != nil && f.ctx.Err() == nil {
+func (f *following) OnMessage(m *pb.FromActive, free func()) {
+	if err := f.take(m, free); err != nil && f.ctx.Err() == nil {
 		f.failed(err)
 	}
 }
 
-func (f *following) take(m *pb.FromActive) error {
+func (f *following) take(m *pb.FromActive, free func()) error {
 	switch b := m.GetBody().(type) {
 	case *pb.FromActive_BootImage:
 		return f.bootImage(b.BootImage)
@@ -175,11 +175,11 @@ func (f *following) take(m *pb.FromActive) error {
 				return nil
 			}
 		}
-		return f.receive(m)
+		return f.receive(m, free)
 	case *pb.FromActive_Pages, *pb.FromActive_Blocks, *pb.FromActive_State:
-		return f.receive(m)
+		return f.receive(m, free)
 	case *pb.FromActive_Commit:
-		if err := f.receive(m); err != nil {
+		if err := f.receive(m, free); err != nil {
 			return err
 		}
 		return f.stage()
@@ -205,14 +205,14 @@ func (f *following) owns() bool {
 }
 
 // receive hands a part of a checkpoint to the receiver.
-func (f *following) receive(m *pb.FromActive) error {
+func (f *following) receive(m *pb.FromActive, free func()) error {
 	switch {
 	case f.receiver == nil:
 		return errors.New("the feed brought a checkpoint before the machine")
 	case f.lent:
 		return fmt.Errorf("the feed brought %T after a commit", m.GetBody())
 	}
-	return f.receiver.Handle(f.ctx, m, func(reply *pb.FromStandby) error { return f.standby.Send(f.ctx, reply) })
+	return f.receiver.Handle(f.ctx, m, free, func(reply *pb.FromStandby) error { return f.standby.Send(f.ctx, reply) })
 }
 
 // stage tells the Core of a whole checkpoint.
