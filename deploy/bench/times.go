@@ -108,16 +108,34 @@ func (b *bench) idlePauses(ctx context.Context, c *cluster.Cluster, w *watch) er
 	return nil
 }
 
-// pauseWith resynchronizes after both copies wrote n pages differently.
+// pauseWith resynchronizes after both copies wrote n pages differently, because
+// they give different answers then: the outside waits for it, so that nothing is
+// copied ahead.
 func (b *bench) pauseWith(ctx context.Context, c *cluster.Cluster, w *watch, n uint64) error {
 	if _, err := clients.Number(c.Address(portOwn), n); err != nil {
 		return fmt.Errorf("write %d pages: %w", n, err)
 	}
 	pause(ctx, 100*time.Millisecond) // the standby may be behind
-	s, err := w.resync(ctx, c)
+	asker, err := differing(c.Address(portDiffer))(0)
 	if err != nil {
 		return err
 	}
+	defer func() { _ = asker.Close() }() // it has its answer
+	w.heard()
+	// Copies that are equal may draw the same random numbers for a while.
+	var done *pb.Event
+	for end := time.Now().Add(readyTimeout); done == nil; {
+		if _, err := asker.Do(end); err != nil {
+			return fmt.Errorf("get an answer that differs: %w", err)
+		}
+		pause(ctx, 20*time.Millisecond) // the event follows the answer
+		for _, e := range w.heard() {
+			if e.GetType() == pb.EventType_EVENT_TYPE_RESYNC_DONE && done == nil {
+				done = e
+			}
+		}
+	}
+	s := done.GetStats()
 	if s.GetPagesSent() < n {
 		// The copies were made equal by another resynchronization just before.
 		b.say("%d pages were written differently, %d were sent: not counted", n, s.GetPagesSent())
@@ -125,7 +143,7 @@ func (b *bench) pauseWith(ctx context.Context, c *cluster.Cluster, w *watch, n u
 	}
 	took := float64(s.GetPauseUs()) / 1000
 	b.report.note(fmt.Sprintf("pause, %d pages differ", n), "ms", took)
-	b.report.note(figPageBudget, "", took/budget(s.GetPagesSent()-s.GetPagesAhead()))
+	b.report.note(figPageBudget, "", took/budget(s.GetPagesSent()))
 	return nil
 }
 
