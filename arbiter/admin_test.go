@@ -79,14 +79,17 @@ func TestRefusedOrdersSayWhy(t *testing.T) {
 	if i.Reason != "OWNED_ELSEWHERE" || i.Metadata["address"] != a.addr || i.Metadata["vm"] != "web" {
 		t.Errorf("info: %v", i)
 	}
-	list, err := other.ListArbiters(ctx, &pb.ListArbitersRequest{})
-	if err != nil {
-		t.Fatal(err)
-	}
 	told := map[string]*pb.ArbiterStatus{}
-	for _, x := range list.Arbiters {
-		told[x.Arbiter.Address] = x
-	}
+	eventually(t, "the other arbiter among the arbiters", func() (bool, string) {
+		list, err := other.ListArbiters(ctx, &pb.ListArbitersRequest{})
+		if err != nil {
+			return false, err.Error()
+		}
+		for _, x := range list.Arbiters {
+			told[x.Arbiter.Address] = x
+		}
+		return told[b.addr].GetReady(), list.String()
+	})
 	if owner := told[a.addr]; owner == nil || owner.Self || len(owner.Vms) != 1 || owner.Vms[0] != "web" {
 		t.Errorf("the owner as the other arbiter knows it: %v", owner)
 	}
