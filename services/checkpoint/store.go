@@ -44,22 +44,23 @@ func (s *store) put(p part) (kept bool, err error) {
 	s.room -= uint64(len(p.numbers))
 	p.size = len(p.data)
 	kept = p.size > 0 && s.inMem+int64(p.size) <= s.spillAbove
-	switch {
-	case kept:
+	if kept {
 		s.inMem += int64(p.size)
-	case p.size > 0:
-		if err := s.spill(&p, p.data); err != nil {
+	} else {
+		if err := s.spill(&p); err != nil {
 			return false, fmt.Errorf("spill stage to a file: %w", err)
 		}
-		fallthrough
-	default:
 		p.data, p.free = nil, nil
 	}
 	s.parts = append(s.parts, p)
 	return kept, nil
 }
 
-func (s *store) spill(p *part, data []byte) error {
+// spill writes a part's data, if it has any, to the file.
+func (s *store) spill(p *part) error {
+	if p.size == 0 {
+		return nil
+	}
 	if s.file == nil {
 		f, err := os.CreateTemp(s.dir, "understudy-stage-")
 		if err != nil {
@@ -70,7 +71,7 @@ func (s *store) spill(p *part, data []byte) error {
 			return err
 		}
 	}
-	if _, err := s.file.WriteAt(data, s.inFile); err != nil {
+	if _, err := s.file.WriteAt(p.data, s.inFile); err != nil {
 		return err
 	}
 	p.off = s.inFile

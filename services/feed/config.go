@@ -48,8 +48,8 @@ type Config struct {
 	SilentAfter time.Duration
 	// Credentials secure the connection; nil: plain text.
 	Credentials credentials.TransportCredentials
-	// Keep, if set, is told of each connection that is opened; what it returns is
-	// called before the connection is closed.
+	// Keep is told of each connection that is opened; what it returns is called
+	// before the connection is closed. Default: nothing is done.
 	Keep func(net.Conn) (release func())
 	// DialOptions are added to those of this package.
 	DialOptions []grpc.DialOption
@@ -69,6 +69,9 @@ func (c *Config) setDefaults() {
 	setDefault(&c.drained, 5*time.Millisecond)
 	if c.Credentials == nil {
 		c.Credentials = insecure.NewCredentials()
+	}
+	if c.Keep == nil {
+		c.Keep = func(net.Conn) func() { return func() {} }
 	}
 }
 
@@ -90,11 +93,10 @@ const (
 // waits seconds for a peer that does not read to take its farewell.
 type connection struct {
 	*grpc.ClientConn
-	keep    func(net.Conn) (release func())
-	mu      sync.Mutex
-	raw     []net.Conn
-	release []func()
-	closed  bool
+	keep   func(net.Conn) (release func())
+	mu     sync.Mutex
+	opened []func() // each closes one
+	closed bool
 }
 
 // dial returns a connection that is not opened yet.
@@ -138,10 +140,11 @@ func (c *connection) open(ctx context.Context, addr string) (net.Conn, error) {
 		_ = raw.Close() // never used
 		return nil, ErrClosed
 	}
-	c.raw = append(c.raw, raw)
-	if c.keep != nil {
-		c.release = append(c.release, c.keep(raw))
-	}
+	release := c.keep(raw)
+	c.opened = append(c.opened, func() {
+		release()
+		_ = raw.Close()
+	})
 	return raw, nil
 }
 
@@ -150,11 +153,8 @@ func (c *connection) open(ctx context.Context, addr string) (net.Conn, error) {
 func (c *connection) close() {
 	c.mu.Lock()
 	c.closed = true
-	for _, release := range c.release {
-		release()
-	}
-	for _, raw := range c.raw {
-		_ = raw.Close()
+	for _, closeIt := range c.opened {
+		closeIt()
 	}
 	c.mu.Unlock()
 	_ = c.ClientConn.Close()

@@ -230,9 +230,9 @@ func (l *link[S, R]) next() (i item[S], ok bool) {
 }
 
 // run carries messages until the link ends, and returns why it did. receive
-// is called for each message, with what Recv returned; its error ends the link. Leftover messages get
-// their done called. The caller sees to it that Send and Recv return once the
-// link's context is done.
+// is called for each message, with what Recv returned; its error ends the link.
+// Leftover messages get their done called. The caller sees to it that Send and
+// Recv return once the link's context is done.
 func (l *link[S, R]) run(s stream[S, R], receive func(*R, func()) error) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { l.write(s) })
