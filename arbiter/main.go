@@ -204,9 +204,9 @@ func (o *options) session() session.Config {
 }
 
 func main() {
-	sched.Coarse()
 	c, o := command()
 	cli.Main(c, func(ctx context.Context, log hclog.Logger) error {
+		sched.Coarse()
 		if err := o.check(); err != nil {
 			return err
 		}

@@ -21,7 +21,6 @@ import (
 
 func main() {
 	lastwill.Enter()
-	sched.Coarse()
 	cmd := cli.New("primary", "boots a VM and runs it, protected by the secondaries of the same name")
 	shared := replica.AddFlags(cmd)
 	kernel := cmd.String("kernel", "", "`FILE` with the guest's kernel (a RISC-V Image or an x86 bzImage)")
@@ -42,6 +41,7 @@ func main() {
 		"primary --standalone --kernel Image --initrd initrd --append 'console=ttyS0' --console -",
 	}
 	cli.Main(cmd, func(ctx context.Context, log hclog.Logger) error {
+		sched.Coarse()
 		cfg, done, err := shared.Config(log)
 		if err != nil {
 			return err

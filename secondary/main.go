@@ -15,13 +15,13 @@ import (
 
 func main() {
 	lastwill.Enter()
-	sched.Coarse()
 	cmd := cli.New("secondary", "shadows a running VM and takes over when its host is lost")
 	shared := replica.AddFlags(cmd)
 	cmd.Examples = []string{
 		"secondary --vm web --uplink tap:web0,bridge=br0 --arbiter 10.0.0.3:7400 --listen 10.0.0.2:7410",
 	}
 	cli.Main(cmd, func(ctx context.Context, log hclog.Logger) error {
+		sched.Coarse()
 		cfg, done, err := shared.Config(log)
 		if err != nil {
 			return err

@@ -16,7 +16,6 @@ import (
 )
 
 func main() {
-	sched.Coarse()
 	cmd := cli.New("gateway", "is a network in user mode for protected guests: switch, router, DHCP, DNS and port forwards")
 	cmd.Examples = []string{
 		"gateway --forward 127.0.0.1:6379=192.168.127.2:6379",
@@ -31,6 +30,7 @@ func main() {
 	mtu := cmd.Int("mtu", 1500, "largest packet in `BYTES`")
 	flags := identity.AddFlags(cmd)
 	cli.Main(cmd, func(ctx context.Context, log hclog.Logger) error {
+		sched.Coarse()
 		sched.Messages(log)
 		cfg := Config{Listen: listen.Values, Outbound: *outbound, MTU: *mtu}
 		if err := cfg.parse(*subnet, forwards.Values, leases.Values); err != nil {

@@ -34,8 +34,8 @@ const promptSlice = 100 * time.Microsecond
 
 // Coarse lets timers of this program be late by half a millisecond, unless an
 // operator has given it another slack than the kernel's. For that the program
-// begins anew, so it is the first thing to call in main; Linux keeps the process
-// and its ID.
+// begins anew, so it is called before anything is opened, and only where the
+// program stays; Linux keeps the process and its ID.
 func Coarse() { coarse() }
 
 // Messages sets up a program that passes messages on.
