@@ -28,8 +28,10 @@ func coarse() {
 	}
 	// Threads get the slack of the thread that starts them, and those that the
 	// runtime has started have theirs already: only a new program has none.
-	_ = unix.Exec("/proc/self/exe", os.Args, os.Environ())
-	_ = setSlack(kernelSlack) // as it was, where there is no /proc
+	if path, err := os.Executable(); err == nil { // by its name, which ps shows
+		_ = unix.Exec(path, os.Args, os.Environ())
+	}
+	_ = setSlack(kernelSlack) // as it was, where the program is not there any more
 }
 
 // slack is by how much the calling thread's timers may be late.
