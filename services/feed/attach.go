@@ -196,7 +196,7 @@ func (a *Attach) attach(addr string) (up bool, refusal *pb.Refusal, err error) {
 		first *pb.ToReplica
 	)
 	err = l.within(a.cfg.DialTimeout, "handshake", func() (err error) {
-		if s, err = pb.NewArbiterClient(conn).Attach(l.ctx); err != nil {
+		if s, err = pb.NewArbiterClient(conn).Attach(l.ctx, grpc.ForceCodecV2(newCodec())); err != nil {
 			return err
 		}
 		// An error of Send says nothing that Recv does not say better.

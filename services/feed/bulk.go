@@ -38,16 +38,29 @@ func (i *incoming) free() {
 	}
 }
 
-// codec is gRPC's codec for protobuf, which also knows outgoing and incoming.
+// codec is gRPC's codec for protobuf, which also knows outgoing and incoming, and
+// is quick with outputs and releases.
 type codec struct{ encoding.CodecV2 }
 
 func newCodec() codec { return codec{encoding.GetCodecV2(protocodec.Name)} }
 
 func (c codec) Marshal(v any) (mem.BufferSlice, error) {
-	o, ok := v.(*outgoing)
-	if !ok {
-		return c.CodecV2.Marshal(v)
+	switch m := v.(type) {
+	case *outgoing:
+		return c.marshalBulk(m)
+	case *pb.FromReplica:
+		if b := encodeOutputs(m); b != nil {
+			return b, nil
+		}
+	case *pb.ToReplica:
+		if b := encodeRelease(m); b != nil {
+			return b, nil
+		}
 	}
+	return c.CodecV2.Marshal(v)
+}
+
+func (c codec) marshalBulk(o *outgoing) (mem.BufferSlice, error) {
 	head, data := encodeBulk(o.msg)
 	// gRPC does not count the references to small memory.
 	if mem.IsBelowBufferPoolingThreshold(cap(data)) {
@@ -58,10 +71,30 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 }
 
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
-	i, ok := v.(*incoming)
-	if !ok {
-		return c.CodecV2.Unmarshal(data, v)
+	switch m := v.(type) {
+	case *incoming:
+		return unmarshalBulk(data, m)
+	case *pb.FromReplica:
+		return unmarshalQuick(data, m, decodeOutputs)
+	case *pb.ToReplica:
+		return unmarshalQuick(data, m, decodeRelease)
 	}
+	return c.CodecV2.Unmarshal(data, v)
+}
+
+// unmarshalQuick decodes into m by decode, or else by protobuf. m refers to
+// nothing of data.
+func unmarshalQuick[M proto.Message](data mem.BufferSlice, m M, decode func([]byte, M) bool) error {
+	buf := data.MaterializeToBuffer(mem.DefaultBufferPool())
+	defer buf.Free()
+	proto.Reset(m)
+	if decode(buf.ReadOnlyData(), m) {
+		return nil
+	}
+	return proto.Unmarshal(buf.ReadOnlyData(), m)
+}
+
+func unmarshalBulk(data mem.BufferSlice, i *incoming) error {
 	i.msg = &pb.FromActive{}
 	buf := data.MaterializeToBuffer(&received)
 	if decodeBulk(buf.ReadOnlyData(), i.msg) {

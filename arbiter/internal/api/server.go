@@ -17,6 +17,7 @@ import (
 	reflectionalpha "google.golang.org/grpc/reflection/grpc_reflection_v1alpha"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
+	"github.com/understudy-ft/understudy/services/feed"
 	"github.com/understudy-ft/understudy/services/identity"
 	"github.com/understudy-ft/understudy/services/session"
 
@@ -67,6 +68,7 @@ type Server struct {
 // New returns a server with all services registered.
 func New(cfg Config) *Server {
 	g := grpc.NewServer(append(cfg.Identity.ServerOptions(callers(cfg.OpenReads)),
+		grpc.ForceServerCodecV2(feed.Codec()),
 		grpc.MaxRecvMsgSize(MaxMessage),
 		grpc.MaxSendMsgSize(MaxMessage),
 		grpc.MaxConcurrentStreams(1000),
