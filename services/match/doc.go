@@ -32,7 +32,7 @@
 //     is called.
 //  4. After a Disagreement nothing is compared until Reset; only outputs that
 //     need no comparison are released.
-//  5. Tick is called every few tens of milliseconds.
+//  5. Tick is called when it is due, or some tens of milliseconds later.
 //
 // What a Reset knows: the standby's new state is the active's, and all that the
 // active had sent is agreed by definition. So offsets, acknowledgements and

@@ -136,6 +136,8 @@ type Core struct {
 	flows    table
 	waiting  int
 	counters Counters
+	// due is before when a Tick has nothing to do.
+	due time.Duration
 
 	releases     []Release
 	probes       []Probe
@@ -152,7 +154,7 @@ func New(cfg Config) *Core {
 // Reset begins an epoch: both copies are in the state that the active had.
 func (c *Core) Reset(epoch uint64) {
 	c.epoch = epoch
-	c.waiting = 0
+	c.waiting, c.due = 0, 0
 	c.disagreed, c.disagreement = false, Disagreement{}
 	c.flows.rebase()
 	c.Clear()
@@ -160,7 +162,7 @@ func (c *Core) Reset(epoch uint64) {
 
 // SetTimes changes the time-outs (see Config), which must be above 0.
 func (c *Core) SetTimes(compareIdle, compareMax time.Duration) {
-	c.cfg.CompareIdle, c.cfg.CompareMax = compareIdle, compareMax
+	c.cfg.CompareIdle, c.cfg.CompareMax, c.due = compareIdle, compareMax, 0
 }
 
 // Epoch returns the number that the last Reset gave.
@@ -248,48 +250,64 @@ func (c *Core) Progress(side Side, delivered uint64, idle, now time.Duration) {
 
 // Tick lets time pass.
 func (c *Core) Tick(now time.Duration) {
-	c.expire(Active, now, 0, 0)
-	c.expire(Standby, now, 0, 0)
+	// What is reported from here on has its time after all that is there now.
+	first := min(now, c.expire(Active, now, 0, 0), c.expire(Standby, now, 0, 0))
+	c.due = first + c.cfg.CompareMax
 }
+
+// Due returns the time before which a Tick has nothing to do: every output that
+// waits has time left until its CompareMax.
+func (c *Core) Due() time.Duration { return c.due }
 
 // expire looks for outputs of a side whose counterpart does not come. The other
 // side has just said that it was given inputs up to delivered and is idle for
-// that long; by older news nothing is judged.
-func (c *Core) expire(of Side, now time.Duration, delivered uint64, idle time.Duration) {
+// that long; by older news nothing is judged. It returns since when the first
+// waits, at most now.
+func (c *Core) expire(of Side, now time.Duration, delivered uint64, idle time.Duration) (first time.Duration) {
+	first = now
 	// Backwards, because a flow that comes to rest leaves the list.
 	for i := len(c.flows.busy) - 1; i >= 0 && !c.disagreed; i-- {
 		f := c.flows.busy[i]
-		what, m, ok := c.oldest(f, of, now)
+		m, v := c.oldest(f, of, now)
+		if v != leave {
+			first = min(first, m.at)
+		}
 		switch age := now - m.at; {
-		case !ok:
+		case v != wait:
 		case age >= c.cfg.CompareMax:
-			c.disagree(Timeout, f, "only the %v sent %s, %v ago", of, what, age)
+			c.disagree(Timeout, f, "only the %v sent %s, %v ago", of, f.describeOldest(of), age)
 		case delivered >= m.after && min(idle, age) >= c.cfg.CompareIdle:
 			c.disagree(Timeout, f, "only the %v sent %s, %v ago after input %d; the %v has been given input %d and been idle for %v",
-				of, what, age, m.after, of.other(), delivered, idle)
+				of, f.describeOldest(of), age, m.after, of.other(), delivered, idle)
 		}
 		c.flows.place(f)
 	}
+	return first
 }
 
-// oldest returns what a side has made longest ago without a counterpart.
-func (c *Core) oldest(f *state, of Side, now time.Duration) (what string, m mark, ok bool) {
+// oldest returns since when what a side has made longest ago is without a
+// counterpart, and whether that is a disagreement one day (wait) or not (idle);
+// leave where there is nothing.
+func (c *Core) oldest(f *state, of Side, now time.Duration) (m mark, v verdict) {
 	if of == Standby {
-		return f.oldestOfStandby()
+		if _, m, ok := f.oldestOfStandby(); ok {
+			return m, wait
+		}
+		return mark{}, leave
 	}
 	if f.kind == flow.Stream {
 		c.releaseStream(f, now)
 	}
 	if f.pending.len() == 0 {
-		return "", mark{}, false
+		return mark{}, leave
 	}
 	p := f.pending.at(0)
 	if f.kind == flow.Stream {
 		if v, _ := c.judge(f, p, now); v == idle {
-			return "", mark{}, false
+			return p.mark, idle
 		}
 	}
-	return f.describe(p), p.mark, true
+	return p.mark, wait
 }
 
 func (c *Core) release(r Release) {

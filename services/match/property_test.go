@@ -311,49 +311,68 @@ func FuzzCore(f *testing.F) {
 	f.Add([]byte{1, 1, 90, 2, 0x88, 3, 0, 1, 50, 3, 0x88, 3, 4, 1, 50, 3, 0, 0})
 	f.Add([]byte{0, 2, 1, 1, 0x10, 0, 1, 2, 1, 2, 0x10, 0, 3, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0})
 	f.Add([]byte{1, 3, 1, 0, 0x0c, 1, 2, 9, 255, 0, 0, 0, 0, 3, 1, 0, 0x0c, 1})
-	f.Fuzz(func(t *testing.T, data []byte) {
-		limits := Limits{Flows: 4, PerFlow: 6, Waiting: 12}
-		c := New(Config{Limits: limits})
-		var id [2]uint64
-		released := map[uint64]bool{}
-		var now time.Duration
-		for ; len(data) >= 6; data = data[6:] {
-			op, fl, end, dg, flags, ack := data[0]%6, flow.ID(data[1]%6), uint64(data[2]), data[3], data[4], uint64(data[5])
-			switch op {
-			case 0, 1:
-				out := flow.Output{Kind: flow.Kind(flags>>4&3 + 1), Flow: fl, End: end, Flags: flow.Flags(flags & 15), Ack: ack, Edge: ack + uint64(dg)}
-				if flags>>6 == 2 {
-					out.Kind = flow.Stream
-				}
-				if end == 255 {
-					out.End = ^uint64(0)
-				}
-				out.Digest[0] = dg
-				id[op]++
-				c.Report(Side(op), id[op], ack, out, now)
-			case 2:
-				c.Progress(Side(dg&1), end, time.Duration(flags)*10*time.Millisecond, now)
-			case 3:
-				now += time.Duration(end) * 10 * time.Millisecond
-				c.Tick(now)
-			case 4:
-				c.ProbeReply(fl, end, flow.Digest{dg}, now)
-			case 5:
-				c.Reset(c.Epoch() + 1)
-				id, released = [2]uint64{}, map[uint64]bool{}
+	f.Fuzz(func(t *testing.T, data []byte) { drive(t, data) })
+}
+
+// The same with calls that are drawn.
+func TestCore(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) { drive(t, rapid.SliceOfN(rapid.Byte(), 0, 1200).Draw(t, "calls")) })
+}
+
+// drive makes the calls of FuzzCore that data stands for, of 6 bytes each.
+func drive(t interface {
+	Fatal(...any)
+	Fatalf(string, ...any)
+}, data []byte,
+) {
+	limits := Limits{Flows: 4, PerFlow: 6, Waiting: 12}
+	c := New(Config{Limits: limits})
+	var id [2]uint64
+	released := map[uint64]bool{}
+	var now time.Duration
+	for ; len(data) >= 6; data = data[6:] {
+		op, fl, end, dg, flags, ack := data[0]%6, flow.ID(data[1]%6), uint64(data[2]), data[3], data[4], uint64(data[5])
+		switch op {
+		case 0, 1:
+			out := flow.Output{Kind: flow.Kind(flags>>4&3 + 1), Flow: fl, End: end, Flags: flow.Flags(flags & 15), Ack: ack, Edge: ack + uint64(dg)}
+			if flags>>6 == 2 {
+				out.Kind = flow.Stream
 			}
-			for _, r := range c.Releases() {
-				if released[r.ID] || r.ID > id[Active] || r.ID == 0 {
-					t.Fatalf("release %d of %d", r.ID, id[Active])
-				}
-				released[r.ID] = true
+			if end == 255 {
+				out.End = ^uint64(0)
 			}
-			if err := c.check(); err != nil {
-				t.Fatal(err)
+			out.Digest[0] = dg
+			id[op]++
+			c.Report(Side(op), id[op], ack, out, now)
+		case 2:
+			c.Progress(Side(dg&1), end, time.Duration(flags)*10*time.Millisecond, now)
+		case 3:
+			now += time.Duration(end) * 10 * time.Millisecond
+			early := now < c.Due()
+			c.Tick(now)
+			if early && len(c.Releases())+len(c.Probes()) > 0 || early && c.Disagreement() != nil {
+				t.Fatalf("a Tick before it was due: %v %v %v", c.Releases(), c.Probes(), c.Disagreement())
 			}
-			c.Clear()
+			if c.Due() <= now && c.Disagreement() == nil {
+				t.Fatalf("due at %v after a Tick at %v", c.Due(), now)
+			}
+		case 4:
+			c.ProbeReply(fl, end, flow.Digest{dg}, now)
+		case 5:
+			c.Reset(c.Epoch() + 1)
+			id, released = [2]uint64{}, map[uint64]bool{}
 		}
-	})
+		for _, r := range c.Releases() {
+			if released[r.ID] || r.ID > id[Active] || r.ID == 0 {
+				t.Fatalf("release %d of %d", r.ID, id[Active])
+			}
+			released[r.ID] = true
+		}
+		if err := c.check(); err != nil {
+			t.Fatal(err)
+		}
+		c.Clear()
+	}
 }
 
 // check compares the Core's count and lists with what its flows hold.

@@ -87,20 +87,31 @@ func (f *state) busy() bool {
 }
 
 // oldestOfStandby returns what the standby has made longest ago and the active
-// has not.
-func (f *state) oldestOfStandby() (what string, m mark, ok bool) {
+// has not: an RST, or what ends at an offset or number.
+func (f *state) oldestOfStandby() (end uint64, m mark, ok bool) {
 	h, top := &f.halves[Standby], f.halves[Active].top
 	if f.kind != flow.Stream {
 		top = 0 // of a sequence only the unmatched are kept
 	}
 	if i := search(&h.points, top+1); i < h.points.len() {
 		p := h.points.at(i)
-		what, m, ok = "what ends at "+utoa(p.end), p.mark, true
+		end, m, ok = p.end, p.mark, true
 	}
 	if h.rst && !f.halves[Active].rst && (!ok || h.rstMark.at < m.at) {
-		what, m, ok = "an RST", h.rstMark, true
+		end, m, ok = 0, h.rstMark, true
 	}
-	return what, m, ok
+	return end, m, ok
+}
+
+// describeOldest says what a side has made longest ago and the other has not.
+func (f *state) describeOldest(of Side) string {
+	if of == Active {
+		return f.describe(f.pending.at(0))
+	}
+	if end, _, _ := f.oldestOfStandby(); end > 0 {
+		return "what ends at " + utoa(end)
+	}
+	return "an RST"
 }
 
 // describe says what of p, an output of the active, the standby lacks.

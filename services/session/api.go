@@ -161,7 +161,7 @@ type (
 		Fields []string
 	}
 
-	// Tick lets time pass. Due every 10 ms, or every 25 while the Core is Calm.
+	// Tick lets time pass. See Core.Due.
 	Tick struct{}
 )
 

@@ -19,6 +19,7 @@ type Core struct {
 	cfg     Config
 	now     time.Time
 	start   time.Time
+	ticked  time.Time // the last Tick
 	effects []Effect
 
 	owned bool
@@ -197,6 +198,7 @@ func (c *Core) disown() {
 }
 
 func (c *Core) tick() {
+	c.ticked = c.now
 	for i := len(c.replicas) - 1; i >= 0; i-- {
 		r := c.replicas[i]
 		if silent := c.now.Sub(r.heard); silent >= c.heartbeatTimeout() {
@@ -216,14 +218,6 @@ func (c *Core) tick() {
 		c.retry(p)
 	}
 	c.tickPair()
-}
-
-// Calm tells whether nothing is under way that a Tick could end, but for a
-// replica's silence: then Ticks may be fewer.
-func (c *Core) Calm() bool {
-	p := &c.pair
-	return c.owned && c.proposal == nil && c.plan == nil && p.resync == nil && p.wanted == nil &&
-		(p.matcher == nil || p.matcher.Waiting() == 0)
 }
 
 // send queues a message under the record's term.

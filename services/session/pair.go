@@ -120,8 +120,9 @@ func (c *Core) outputs(r *replica, m *pb.Outputs) {
 	p := &c.pair
 	switch e := m.GetEpoch(); {
 	case c.record.GetMode() == pb.Mode_MODE_PROTECTED && e == p.epoch && p.comparing:
+		side := c.side(r)
 		for _, o := range m.GetOutputs() {
-			c.output(c.side(r), o)
+			c.output(side, o)
 		}
 	case c.record.GetMode() == pb.Mode_MODE_PROTECTED && e == c.nextEpoch(),
 		c.record.GetMode() == pb.Mode_MODE_SYNCING && e == 1:
@@ -229,10 +230,12 @@ func (c *Core) takeMatched() {
 		}
 		c.want(reason, clip(d.String()))
 	}
-	if a := c.active(); a != nil && p.comparing && len(p.matcher.Releases()) > 0 {
-		release := &pb.Release{Epoch: p.epoch}
-		for _, r := range p.matcher.Releases() {
-			release.Outputs = append(release.Outputs, &pb.Released{Id: r.ID, EdgeMax: r.EdgeMax})
+	if a, n := c.active(), len(p.matcher.Releases()); a != nil && p.comparing && n > 0 {
+		released := make([]pb.Released, n) // in one piece
+		release := &pb.Release{Epoch: p.epoch, Outputs: make([]*pb.Released, n)}
+		for i, r := range p.matcher.Releases() {
+			released[i].Id, released[i].EdgeMax = r.ID, r.EdgeMax
+			release.Outputs[i] = &released[i]
 			if r.Kind == flow.Event {
 				c.eventReleased(r.ID)
 			}

@@ -192,7 +192,9 @@ func (t *seat) tick() {
 	case !t.busy && !t.deciding && a.valid() && now >= t.nextTry:
 		t.own()
 	}
-	t.step(session.Tick{})
+	if !time.Unix(0, 0).Add(now).Before(t.core.Due()) {
+		t.step(session.Tick{})
+	}
 }
 
 // own asks etcd for the ownership.

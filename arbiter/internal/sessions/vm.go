@@ -18,10 +18,6 @@ import (
 )
 
 const (
-	// A VM's core is told the time at these intervals: where something of it waits
-	// for its time, and where nothing does.
-	tickBusy = 10 * time.Millisecond
-	tickCalm = 25 * time.Millisecond
 	// inboxMax bounds what waits for a VM's goroutine, batchMax what it takes
 	// before it answers.
 	inboxMax = 256
@@ -182,9 +178,9 @@ func (v *vm) run() {
 			v.endStreams(refuse(pb.Refusal_ACTION_RETRY, "the arbiter's session of this VM failed"))
 		}
 	}()
-	every := tickBusy
-	ticker := time.NewTicker(every)
-	defer ticker.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var alarm time.Time // what the timer is set to
 	stop := v.stop
 	for {
 		select {
@@ -194,12 +190,11 @@ func (v *vm) run() {
 		case result := <-v.results:
 			v.busy = false
 			result()
-		case <-ticker.C:
-			v.checkLease()
-			v.step(session.Tick{})
-			if next := v.tickEvery(); next != every {
-				every = next
-				ticker.Reset(every)
+		case now := <-timer.C:
+			alarm = time.Time{}
+			if !now.Before(v.core.Due()) {
+				v.checkLease()
+				v.step(session.Tick{})
 			}
 		case <-stop:
 			stop = nil
@@ -216,14 +211,12 @@ func (v *vm) run() {
 		if v.finished() {
 			return
 		}
+		// A timer that is set too early is not set anew with each message.
+		if due := v.core.Due(); alarm.IsZero() || due.Before(alarm) {
+			alarm = due
+			timer.Reset(time.Until(due))
+		}
 	}
-}
-
-func (v *vm) tickEvery() time.Duration {
-	if v.core.Calm() {
-		return tickCalm
-	}
-	return tickBusy
 }
 
 // drain takes what has come meanwhile, so that it is answered together.
