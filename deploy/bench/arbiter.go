@@ -78,7 +78,7 @@ const arbiterSpan = 10 * time.Second
 // manyVMs starts an arbiter and lets n VMs report to it, batch outputs at a time.
 func (b *bench) manyVMs(ctx context.Context, n, batch int) (*manyResult, error) {
 	c, err := cluster.Start(cluster.Config{Bin: b.bin, Guest: b.guest, LogLevel: "error", HeartbeatTimeout: toyPatience,
-		ArbiterArgs: []string{"--lease-ttl", "30s"}})
+		ArbiterArgs: []string{"--lease-ttl", "30s", "--heartbeat", beatEvery.String()}})
 	if err != nil {
 		return nil, err
 	}
@@ -182,16 +182,19 @@ func startToys(ctx context.Context, arbiter string, n, batch int) (_ *toys, err 
 		return nil, err
 	}
 	t.closers = append(t.closers, func() { _ = etcd.Close() }) // nothing waits for it
+	var mu sync.Mutex                                          // of t's lists
 	join := func(vm *toyVM, name, id string, active bool) (*toy, error) {
 		lease := fence.NewLease(etcd, fence.LeaseConfig{
 			Key: fence.ReplicaKey(name, id), Value: "127.0.0.1:1", TTL: time.Duration(found.GetLeaseTtlMs()) * time.Millisecond,
 			Margin: time.Duration(found.GetLeaseMarginMs()) * time.Millisecond,
 		})
+		mu.Lock()
 		t.closers = append(t.closers, func() {
 			gone, cancel := context.WithCancel(context.Background())
 			cancel()
 			_ = lease.Close(gone) // its etcd is about to end
 		})
+		mu.Unlock()
 		if err := lease.Wait(ctx); err != nil {
 			return nil, fmt.Errorf("take a replica's lease: %w", err)
 		}
@@ -203,17 +206,16 @@ func startToys(ctx context.Context, arbiter string, n, batch int) (_ *toys, err 
 		y.hello = &pb.FromReplica{Body: &pb.FromReplica_Hello{Hello: &pb.Hello{
 			Protocol: role.Protocol, Vm: name, Replica: &pb.ReplicaRef{Id: id, Address: "127.0.0.1:1"}, Role: part, LeaseId: y.lease, Version: "bench",
 		}}}
-		y.attach = feed.NewAttach([]string{arbiter}, func() *pb.FromReplica { return y.hello }, y, feed.Config{SilentAfter: 10 * time.Second})
+		y.attach = feed.NewAttach([]string{arbiter}, func() *pb.FromReplica { return y.hello }, y, feed.Config{SilentAfter: 10 * time.Second, PingInterval: beatEvery})
 		return y, nil
 	}
 	work := make(chan int)
 	results := make(chan error, n)
-	var mu sync.Mutex
 	for range min(n, 16) {
 		t.wg.Go(func() {
 			for i := range work {
 				vm := &toyVM{toys: t, sent: map[uint64]time.Time{}}
-				err := vm.protect(ctx, fmt.Sprintf("toy-%d", i), join, &mu)
+				err := vm.protect(ctx, fmt.Sprintf("toy-%d", i), join)
 				if err == nil {
 					mu.Lock()
 					t.vms = append(t.vms, vm)
@@ -249,13 +251,10 @@ func startToys(ctx context.Context, arbiter string, n, batch int) (_ *toys, err 
 	return t, nil
 }
 
-// protect attaches both replicas, each after the other's part is clear. mu
-// guards what join changes.
-func (vm *toyVM) protect(ctx context.Context, name string, join func(*toyVM, string, string, bool) (*toy, error), mu *sync.Mutex) (err error) {
+// protect attaches both replicas, each after the other's part is clear.
+func (vm *toyVM) protect(ctx context.Context, name string, join func(*toyVM, string, string, bool) (*toy, error)) (err error) {
 	for i, mode := range []pb.Mode{pb.Mode_MODE_SOLO, pb.Mode_MODE_SYNCING} {
-		mu.Lock()
 		y, err := join(vm, name, fmt.Sprintf("%s-r%d", name, i), i == 0)
-		mu.Unlock()
 		if err != nil {
 			return err
 		}
@@ -275,7 +274,8 @@ func (vm *toyVM) protect(ctx context.Context, name string, join func(*toyVM, str
 	return errors.Join(active.await(ctx, pb.Mode_MODE_PROTECTED), standby.await(ctx, pb.Mode_MODE_PROTECTED))
 }
 
-// beatEvery is often enough for an arbiter whose patience is toyPatience.
+// beatEvery is often enough, in both directions, for those whose patience is
+// toyPatience.
 const beatEvery = time.Second
 
 // beat sends heartbeats until ctx is done.
@@ -386,13 +386,14 @@ func (vm *toyVM) run(ctx context.Context, offset time.Duration) {
 			continue
 		}
 		last := id + vm.toys.batch
+		report := outputs(id, last)
 		for i, y := range vm.replicas {
 			if i == 1 {
 				vm.mu.Lock()
 				vm.sent[last] = time.Now()
 				vm.mu.Unlock()
 			}
-			y.send(&pb.FromReplica{Body: &pb.FromReplica_Outputs{Outputs: outputs(id, last)}})
+			y.send(&pb.FromReplica{Body: &pb.FromReplica_Outputs{Outputs: report}})
 		}
 		id = last
 	}
@@ -400,15 +401,18 @@ func (vm *toyVM) run(ctx context.Context, offset time.Duration) {
 
 // outputs are those behind from through last, the same at both replicas.
 func outputs(from, last uint64) *pb.Outputs {
-	m := &pb.Outputs{Epoch: 1}
-	for id := from + 1; id <= last; id++ {
-		digest := make([]byte, 16)
+	n := last - from
+	made, digests := make([]pb.Output, n), make([]byte, 16*n)
+	m := &pb.Outputs{Epoch: 1, Outputs: make([]*pb.Output, n)}
+	for i := range m.Outputs {
+		id, digest, o := from+1+uint64(i), digests[16*i:16*i+16], &made[i]
 		binary.LittleEndian.PutUint64(digest, id*0x9e3779b97f4a7c15)
-		o := &pb.Output{Id: id, Kind: pb.OutputKind_OUTPUT_KIND_STREAM, Flow: 7, End: id * 100, Digest: digest, Ack: id * 10, Edge: id*10 + 65536, Flags: 8}
+		o.Id, o.Kind, o.Flow, o.End, o.Digest = id, pb.OutputKind_OUTPUT_KIND_STREAM, 7, id*100, digest
+		o.Ack, o.Edge, o.Flags = id*10, id*10+65536, 8
 		if id == 1 {
 			o.Name = "tcp 10.0.0.2:6379 > 10.0.0.9:4711"
 		}
-		m.Outputs = append(m.Outputs, o)
+		m.Outputs[i] = o
 	}
 	return m
 }
