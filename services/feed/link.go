@@ -110,7 +110,7 @@ func (l *link[S, R]) err() error { return context.Cause(l.ctx) }
 // send queues m, and waits for room as long as ctx and the configuration
 // allow; not at all where wait is false. See checkpoint.Send about done.
 func (l *link[S, R]) send(ctx context.Context, m *S, done func(), wait bool) error {
-	size := int64(proto.Size(any(m).(proto.Message)))
+	size := int64(sizeOf(any(m).(proto.Message)))
 	err := l.reserve(ctx, size, wait)
 	if err == nil {
 		err = l.put(size, func(*S) bool { return false }, item[S]{msg: m, done: done})

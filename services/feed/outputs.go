@@ -6,6 +6,7 @@ import (
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
 )
@@ -225,26 +226,45 @@ func length(b []byte) (v, rest []byte, ok bool) {
 // encodeOutputs returns the encoding of a report of outputs; nil for what
 // protobuf is to encode.
 func encodeOutputs(m *pb.FromReplica) mem.BufferSlice {
-	body, ok := m.GetBody().(*pb.FromReplica_Outputs)
-	if !ok || len(m.ProtoReflect().GetUnknown()) > 0 || len(body.Outputs.ProtoReflect().GetUnknown()) > 0 {
+	size, ok := sizeOutputs(m)
+	if !ok {
 		return nil
 	}
-	size := sizeNumber(body.Outputs.GetEpoch())
-	for _, o := range body.Outputs.GetOutputs() {
-		if o == nil || !utf8.ValidString(o.Name) || len(o.ProtoReflect().GetUnknown()) > 0 {
-			return nil
-		}
-		n := sizeOutput(o)
-		size += 1 + protowire.SizeBytes(n)
-	}
 	return encoded(sizeNumber(m.Term)+1+protowire.SizeBytes(size), func(b []byte) []byte {
-		b = appendHead(b, m.Term, tagOutputs, size, body.Outputs.GetEpoch())
-		for _, o := range body.Outputs.GetOutputs() {
+		b = appendHead(b, m.Term, tagOutputs, size, m.GetOutputs().GetEpoch())
+		for _, o := range m.GetOutputs().GetOutputs() {
 			b = protowire.AppendVarint(append(b, tagItem), uint64(sizeOutput(o)))
 			b = appendOutput(b, o)
 		}
 		return b
 	})
+}
+
+// sizeOutputs returns the size of the outputs' encoding without the message
+// around; false for what is not a report, or not one for encodeOutputs.
+func sizeOutputs(m *pb.FromReplica) (size int, ok bool) {
+	body, ok := m.GetBody().(*pb.FromReplica_Outputs)
+	if !ok || len(m.ProtoReflect().GetUnknown()) > 0 || len(body.Outputs.ProtoReflect().GetUnknown()) > 0 {
+		return 0, false
+	}
+	size = sizeNumber(body.Outputs.GetEpoch())
+	for _, o := range body.Outputs.GetOutputs() {
+		if o == nil || !utf8.ValidString(o.Name) || len(o.ProtoReflect().GetUnknown()) > 0 {
+			return 0, false
+		}
+		size += 1 + protowire.SizeBytes(sizeOutput(o))
+	}
+	return size, true
+}
+
+// sizeOf returns the size of a message's encoding in bytes.
+func sizeOf(m proto.Message) int {
+	if r, ok := m.(*pb.FromReplica); ok {
+		if size, ok := sizeOutputs(r); ok {
+			return sizeNumber(r.Term) + 1 + protowire.SizeBytes(size)
+		}
+	}
+	return proto.Size(m)
 }
 
 func sizeOutput(o *pb.Output) int {

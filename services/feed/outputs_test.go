@@ -62,6 +62,9 @@ func same[M proto.Message](t *testing.T, m, empty M) {
 		t.Fatal(err)
 	}
 	defer parts.Free()
+	if n := sizeOf(m); n != len(want) {
+		t.Errorf("%v is %d bytes long, not %d", m, n, len(want))
+	}
 	if got := parts.Materialize(); !bytes.Equal(got, want) {
 		t.Errorf("%v is encoded as %x, by protobuf as %x", m, got, want)
 	}

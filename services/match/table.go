@@ -148,6 +148,7 @@ func search(q *queue[point], end uint64) int {
 type table struct {
 	max  int
 	byID map[flow.ID]*state
+	last *state // found last; nil: none
 	busy []*state
 	// rest is the ring of flows at rest, oldest first; the sentinel itself is
 	// no flow.
@@ -161,7 +162,12 @@ func newTable(max int) table {
 	return table{max: max, byID: make(map[flow.ID]*state), rest: rest}
 }
 
-func (t *table) find(id flow.ID) *state { return t.byID[id] }
+func (t *table) find(id flow.ID) *state {
+	if t.last == nil || t.last.id != id {
+		t.last = t.byID[id]
+	}
+	return t.last
+}
 
 // add returns a new flow, or nil where none can be forgotten for it.
 func (t *table) add(id flow.ID, kind flow.Kind) *state {
@@ -229,6 +235,7 @@ func (f *state) unlink() {
 // forget drops a flow at rest.
 func (t *table) forget(f *state) {
 	delete(t.byID, f.id)
+	t.last = nil
 	f.unlink()
 	f.wipe()
 	f.next, t.free = t.free, f

@@ -293,7 +293,7 @@ func (c *Core) refuseCandidates() {
 
 // refuseDisks sends candidates away whose image is not one to boot from.
 func (c *Core) refuseDisks() {
-	if c.proposal != nil {
+	if c.proposal != nil || c.first(pb.Role_ROLE_CANDIDATE, nil) == nil {
 		return
 	}
 	for _, r := range append([]*replica(nil), c.replicas...) {

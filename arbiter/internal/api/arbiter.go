@@ -152,8 +152,10 @@ func readAll(ctx context.Context, g attachStream, s *sessions.Stream) error {
 
 // writeAll sends what is queued until the queue's end.
 func writeAll(ctx context.Context, g attachStream, s *sessions.Stream) error {
+	var msgs []*pb.ToReplica
+	var last bool
 	for {
-		msgs, last := s.Take()
+		msgs, last = s.Take(msgs)
 		for _, m := range msgs {
 			if s.Void(m) {
 				continue

@@ -77,11 +77,13 @@ func (q *Queue) Wake() <-chan struct{} { return q.wake }
 // Over is closed when nothing more is queued: what waits is the last.
 func (q *Queue) Over() <-chan struct{} { return q.over }
 
-// Take returns the waiting messages, and whether they are the last ones.
-func (q *Queue) Take() (msgs []*pb.ToReplica, last bool) {
+// Take returns the waiting messages, and whether they are the last ones. spare is
+// room for those that come next, such as what the Take before has returned.
+func (q *Queue) Take(spare []*pb.ToReplica) (msgs []*pb.ToReplica, last bool) {
+	clear(spare)
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	msgs, q.msgs = q.msgs, nil
+	msgs, q.msgs = q.msgs, spare[:0]
 	return msgs, q.ended
 }
 

@@ -56,7 +56,7 @@ func TestQueueKeepsOrderAndEnds(t *testing.T) {
 			woken = true
 		default:
 		}
-		msgs, over := q.Take()
+		msgs, over := q.Take(nil)
 		closed := false
 		select {
 		case <-q.Over():

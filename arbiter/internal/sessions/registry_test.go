@@ -65,7 +65,7 @@ func refusedWith(t *testing.T, s *Stream) *pb.Refusal {
 	case <-time.After(time.Minute):
 		t.Fatal("the stream does not end")
 	}
-	msgs, last := s.Take()
+	msgs, last := s.Take(nil)
 	if !last || len(msgs) == 0 {
 		t.Fatalf("over with %v, %v", msgs, last)
 	}

@@ -57,6 +57,7 @@ type vm struct {
 	stats   Stats
 	streams map[session.Conn]*Stream
 	dirty   []*Stream // those with pending messages
+	spare   []*Stream // room for dirty while that is flushed
 	orders  map[session.Token]chan session.Reply
 	token   session.Token
 
@@ -89,11 +90,15 @@ func newVM(r *Registry, name string) *vm {
 // tell puts a task into the inbox. ErrGone: the task will not be done.
 func (v *vm) tell(ctx context.Context, t task) error {
 	select {
-	case v.inbox <- t:
-	case <-v.done:
-		return ErrGone
-	case <-ctx.Done():
-		return ctx.Err()
+	case v.inbox <- t: // alone, because to wait for several takes longer
+	default:
+		select {
+		case v.inbox <- t:
+		case <-v.done:
+			return ErrGone
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 	select {
 	case <-v.done:
@@ -298,20 +303,23 @@ func (v *vm) flush() {
 	}
 	for len(v.dirty) > 0 {
 		dirty := v.dirty
-		v.dirty = nil
+		v.dirty = v.spare[:0]
 		for _, s := range dirty {
-			msgs := s.pending
-			s.pending = nil
-			if len(msgs) == 0 || v.streams[s.conn] != s {
+			if len(s.pending) == 0 || v.streams[s.conn] != s {
 				continue
 			}
-			v.measure(s, msgs)
-			if s.push(msgs) {
+			v.measure(s, s.pending)
+			pushed := s.push(s.pending)
+			clear(s.pending) // they are the queue's
+			s.pending = s.pending[:0]
+			if pushed {
 				continue
 			}
 			delete(v.streams, s.conn)
 			v.step(session.Detached{Conn: s.conn, Why: "does not read its messages"})
 		}
+		clear(dirty)
+		v.spare = dirty
 	}
 }
 
