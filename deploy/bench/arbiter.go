@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,6 +40,8 @@ const toyPatience = "10s"
 // speak the protocol over streams of their own and have no guest; then with a
 // tenth of the VMs, which make as many outputs in fewer messages.
 func (b *bench) arbiter(ctx context.Context) error {
+	// What is collected here seldom leaves time for what is measured.
+	defer debug.SetGCPercent(debug.SetGCPercent(400))
 	return errors.Join(b.quietVMs(ctx), b.bulkVMs(ctx))
 }
 
@@ -152,11 +155,13 @@ type toyVM struct {
 type toy struct {
 	vm     *toyVM
 	lease  int64
-	attach *feed.Attach
-	hello  *pb.FromReplica
 	active bool
-	term   atomic.Uint64
-	up     chan pb.Mode
+	// stream is without what a replica has around it (package feed), so that the
+	// arbiter gets as many cores as can be; sending guards its sends.
+	stream  pb.Arbiter_AttachClient
+	sending sync.Mutex
+	term    atomic.Uint64
+	up      chan pb.Mode
 }
 
 // startToys attaches the replicas of n VMs and brings each under protection.
@@ -203,10 +208,15 @@ func startToys(ctx context.Context, arbiter string, n, batch int) (_ *toys, err 
 		if active {
 			part = pb.Role_ROLE_CANDIDATE
 		}
-		y.hello = &pb.FromReplica{Body: &pb.FromReplica_Hello{Hello: &pb.Hello{
+		conn, err := y.attach(ctx, arbiter, &pb.Hello{
 			Protocol: role.Protocol, Vm: name, Replica: &pb.ReplicaRef{Id: id, Address: "127.0.0.1:1"}, Role: part, LeaseId: y.lease, Version: "bench",
-		}}}
-		y.attach = feed.NewAttach([]string{arbiter}, func() *pb.FromReplica { return y.hello }, y, feed.Config{SilentAfter: 10 * time.Second, PingInterval: beatEvery})
+		})
+		if err != nil {
+			return nil, fmt.Errorf("attach a replica: %w", err)
+		}
+		mu.Lock()
+		t.closers = append(t.closers, func() { _ = conn.Close() }) // nobody sends any more
+		mu.Unlock()
 		return y, nil
 	}
 	work := make(chan int)
@@ -308,9 +318,44 @@ func (y *toy) await(ctx context.Context, mode pb.Mode) error {
 	}
 }
 
+// attach opens a stream of the replica's own to the arbiter, and takes what that
+// brings until ctx is done.
+func (y *toy) attach(ctx context.Context, arbiter string, hello *pb.Hello) (conn *grpc.ClientConn, err error) {
+	const window = 1 << 20 // set, gRPC does not ask for the round-trip time with each message
+	conn, err = grpc.NewClient(arbiter, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(feed.Codec())),
+		grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(window), grpc.WithDisableRetry())
+	if err != nil {
+		return nil, err
+	}
+	if y.stream, err = pb.NewArbiterClient(conn).Attach(ctx, grpc.WaitForReady(true)); err == nil {
+		err = y.stream.Send(&pb.FromReplica{Body: &pb.FromReplica_Hello{Hello: hello}})
+	}
+	if err != nil {
+		_ = conn.Close() // the error is the one that counts
+		return nil, err
+	}
+	y.vm.toys.wg.Go(func() {
+		for {
+			m, err := y.stream.Recv()
+			if err != nil {
+				if ctx.Err() == nil {
+					y.vm.toys.fail(fmt.Errorf("a replica lost the arbiter: %w", err))
+				}
+				return
+			}
+			y.received(m)
+		}
+	})
+	return conn, nil
+}
+
+// send sends a message. Where the arbiter does not read it waits.
 func (y *toy) send(m *pb.FromReplica) {
+	y.sending.Lock()
+	defer y.sending.Unlock()
 	m.Term = y.term.Load()
-	if err := y.attach.Send(m); err != nil {
+	if err := y.stream.Send(m); err != nil {
 		y.vm.toys.fail(fmt.Errorf("a replica cannot send: %w", err))
 	}
 }
@@ -324,17 +369,7 @@ func (t *toys) err() error {
 	return nil
 }
 
-func (y *toy) OnUp(string) {}
-
-func (y *toy) OnDown(err error) {
-	select {
-	case <-y.attach.Done():
-	default:
-		y.vm.toys.fail(fmt.Errorf("a replica lost the arbiter: %w", err))
-	}
-}
-
-func (y *toy) OnMessage(m *pb.ToReplica) {
+func (y *toy) received(m *pb.ToReplica) {
 	switch body := m.GetBody().(type) {
 	case *pb.ToReplica_Assignment:
 		y.term.Store(body.Assignment.GetRecord().GetTerm())
@@ -435,13 +470,6 @@ func (t *toys) end() (outputs uint64, decisions []float64) {
 func (t *toys) close() {
 	t.cancel()
 	t.wg.Wait()
-	gone, cancel := context.WithCancel(context.Background())
-	cancel()
-	for _, vm := range t.vms {
-		for _, y := range vm.replicas {
-			y.attach.Close(gone)
-		}
-	}
 	for i := len(t.closers) - 1; i >= 0; i-- {
 		t.closers[i]()
 	}
