@@ -27,7 +27,9 @@
 // Towards the guest the stack never gives an established connection up for
 // missing acknowledgements, and its retransmission time-out stays between 60 ms
 // (above the 40 ms for which Linux delays acknowledgements) and 1 s, so that a
-// connection goes on quickly after a gap, however long that was.
+// connection goes on quickly after a gap, however long that was. An
+// acknowledgement waits up to 10 ms for data to travel with, as other hosts' do:
+// a guest's next request brings it, mostly.
 //
 // # Limits
 //

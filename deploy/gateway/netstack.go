@@ -43,7 +43,7 @@ var routerMAC = mac{0x52, 0x55, 0x55, 0x44, 0x00, 0x01}
 type router struct {
 	stack *stack.Stack
 	link  *tap.LinkEndpoint
-	eth   *ethernet
+	acks  *delayedAcks
 }
 
 // link is the stack's side of the wire. Unlike the endpoint that it is made
@@ -59,7 +59,7 @@ func newRouter(cfg Config, eth *ethernet, log hclog.Logger) (*router, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the stack's link: %w", err)
 	}
-	r := &router{link: endpoint, eth: eth}
+	r := &router{link: endpoint, acks: newDelayedAcks(func(frame []byte) { eth.send(routerPort, frame) })}
 	endpoint.Connect(r)
 	r.stack = stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, arp.NewProtocol},
@@ -168,7 +168,7 @@ func (r *router) DeliverNetworkPacket(_ tcpip.NetworkProtocolNumber, pkt *stack.
 	view := pkt.ToView()
 	frame := append([]byte(nil), view.AsSlice()...)
 	view.Release()
-	r.eth.send(routerPort, frame)
+	r.acks.pass(time.Now(), frame)
 }
 
 func (r *router) close() { r.stack.Destroy() }
