@@ -14,7 +14,6 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
-	"github.com/understudy-ft/understudy/services/feed"
 	"github.com/understudy-ft/understudy/services/fence"
 	"github.com/understudy-ft/understudy/services/role"
 
@@ -156,12 +155,9 @@ type toy struct {
 	vm     *toyVM
 	lease  int64
 	active bool
-	// stream is without what a replica has around it (package feed), so that the
-	// arbiter gets as many cores as can be; sending guards its sends.
-	stream  pb.Arbiter_AttachClient
-	sending sync.Mutex
-	term    atomic.Uint64
-	up      chan pb.Mode
+	stream *toyStream
+	term   atomic.Uint64
+	up     chan pb.Mode
 }
 
 // startToys attaches the replicas of n VMs and brings each under protection.
@@ -208,14 +204,18 @@ func startToys(ctx context.Context, arbiter string, n, batch int) (_ *toys, err 
 		if active {
 			part = pb.Role_ROLE_CANDIDATE
 		}
-		conn, err := y.attach(ctx, arbiter, &pb.Hello{
-			Protocol: role.Protocol, Vm: name, Replica: &pb.ReplicaRef{Id: id, Address: "127.0.0.1:1"}, Role: part, LeaseId: y.lease, Version: "bench",
+		hello := &pb.Hello{Protocol: role.Protocol, Vm: name, Replica: &pb.ReplicaRef{Id: id, Address: "127.0.0.1:1"}, Role: part, LeaseId: y.lease, Version: "bench"}
+		var err error
+		y.stream, err = openToyStream(ctx, arbiter, &pb.FromReplica{Body: &pb.FromReplica_Hello{Hello: hello}}, y.received, func(err error) {
+			if ctx.Err() == nil {
+				t.fail(fmt.Errorf("a replica lost the arbiter: %w", err))
+			}
 		})
 		if err != nil {
 			return nil, fmt.Errorf("attach a replica: %w", err)
 		}
 		mu.Lock()
-		t.closers = append(t.closers, func() { _ = conn.Close() }) // nobody sends any more
+		t.closers = append(t.closers, func() { _ = y.stream.conn.Close() }) // nobody sends any more
 		mu.Unlock()
 		return y, nil
 	}
@@ -318,44 +318,9 @@ func (y *toy) await(ctx context.Context, mode pb.Mode) error {
 	}
 }
 
-// attach opens a stream of the replica's own to the arbiter, and takes what that
-// brings until ctx is done.
-func (y *toy) attach(ctx context.Context, arbiter string, hello *pb.Hello) (conn *grpc.ClientConn, err error) {
-	const window = 1 << 20 // set, gRPC does not ask for the round-trip time with each message
-	conn, err = grpc.NewClient(arbiter, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(feed.Codec())),
-		grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(window), grpc.WithDisableRetry())
-	if err != nil {
-		return nil, err
-	}
-	if y.stream, err = pb.NewArbiterClient(conn).Attach(ctx, grpc.WaitForReady(true)); err == nil {
-		err = y.stream.Send(&pb.FromReplica{Body: &pb.FromReplica_Hello{Hello: hello}})
-	}
-	if err != nil {
-		_ = conn.Close() // the error is the one that counts
-		return nil, err
-	}
-	y.vm.toys.wg.Go(func() {
-		for {
-			m, err := y.stream.Recv()
-			if err != nil {
-				if ctx.Err() == nil {
-					y.vm.toys.fail(fmt.Errorf("a replica lost the arbiter: %w", err))
-				}
-				return
-			}
-			y.received(m)
-		}
-	})
-	return conn, nil
-}
-
-// send sends a message. Where the arbiter does not read it waits.
 func (y *toy) send(m *pb.FromReplica) {
-	y.sending.Lock()
-	defer y.sending.Unlock()
 	m.Term = y.term.Load()
-	if err := y.stream.Send(m); err != nil {
+	if err := y.stream.send(m); err != nil {
 		y.vm.toys.fail(fmt.Errorf("a replica cannot send: %w", err))
 	}
 }
