@@ -46,18 +46,14 @@ type Sample struct {
 // Sample returns the state of every VM that runs here, by name. A VM that does
 // not answer before the context ends is left out.
 func (r *Registry) Sample(ctx context.Context) []Sample {
-	r.mu.Lock()
-	vms := slices.Collect(maps.Values(r.vms))
-	r.mu.Unlock()
-	var out []Sample
+	vms := r.all()
+	slices.SortFunc(vms, func(a, b *vm) int { return strings.Compare(a.name, b.name) })
+	out := make([]Sample, 0, len(vms))
 	for _, v := range vms {
 		if s, err := v.sample(ctx); err == nil {
 			out = append(out, s)
 		}
 	}
-	slices.SortFunc(out, func(a, b Sample) int {
-		return strings.Compare(a.Status.Record.GetVm(), b.Status.Record.GetVm())
-	})
 	return out
 }
 
