@@ -23,7 +23,7 @@
 //     told any more.
 //  6. The first message of a stream is told as Attached, later ones as
 //     Received, its end as Detached. No message is told after Detached.
-//  7. Tick is told every 10 to 25 ms: all deadlines are checked there. A caller
+//  7. Tick is told when it is Due: all deadlines are checked there. A caller
 //     that stood still tells Tick as soon as it goes on; the silence of the
 //     replicas meanwhile is not held against them.
 //

@@ -18,6 +18,9 @@ import (
 )
 
 const (
+	// leaseEvery is how often it is looked whether the arbiter's lease holds, where
+	// nothing is sent: well within the lease's margin.
+	leaseEvery = 100 * time.Millisecond
 	// inboxMax bounds what waits for a VM's goroutine, batchMax what it takes
 	// before it answers.
 	inboxMax = 256
@@ -185,7 +188,7 @@ func (v *vm) run() {
 	}()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	var alarm time.Time // what the timer is set to
+	var alarm time.Time // by when the timer fires
 	stop := v.stop
 	for {
 		select {
@@ -197,8 +200,8 @@ func (v *vm) run() {
 			result()
 		case now := <-timer.C:
 			alarm = time.Time{}
+			v.checkLease()
 			if !now.Before(v.core.Due()) {
-				v.checkLease()
 				v.step(session.Tick{})
 			}
 		case <-stop:
@@ -219,7 +222,7 @@ func (v *vm) run() {
 		// A timer that is set too early is not set anew with each message.
 		if due := v.core.Due(); alarm.IsZero() || due.Before(alarm) {
 			alarm = due
-			timer.Reset(time.Until(due))
+			timer.Reset(min(time.Until(due), leaseEvery))
 		}
 	}
 }
