@@ -61,7 +61,7 @@ func differing(addr string) func(int) (clients.Client, error) {
 
 // computing asks for rounds by the million.
 func computing(addr string) func(int) (clients.Client, error) {
-	const million = 20
+	const million = 80
 	return clients.Exchange(addr, binary.LittleEndian.AppendUint64(nil, million*1_000_000), 8, million)
 }
 

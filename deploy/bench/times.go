@@ -9,6 +9,7 @@ import (
 	"time"
 
 	pb "github.com/understudy-ft/understudy/proto/understudy/v1"
+	"github.com/understudy-ft/understudy/services/mem"
 
 	"github.com/understudy-ft/understudy/deploy/cluster"
 	clients "github.com/understudy-ft/understudy/deploy/load"
@@ -328,5 +329,21 @@ func (b *bench) firstCopy(ctx context.Context) error {
 	b.report.note("first copy: client's p99 undisturbed", "ms", ms(calm.P99))
 	b.report.note("first copy: client's p99 during it", "ms", ms(r.P99))
 	b.report.note(figCopyClient, "", float64(r.P99)/float64(max(calm.P99, time.Microsecond)))
-	return r.err
+	return errors.Join(r.err, b.firstTouch())
+}
+
+// firstTouch measures what fresh memory costs on this machine, which may itself be
+// virtual and be given it page by page. It follows the first copy, so that no
+// memory that it leaves behind makes that faster.
+func (b *bench) firstTouch() error {
+	m, err := mem.New(0, copyPages*mem.PageSize)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	for n := range m.Pages() {
+		m.Page(n)[0] = 1
+	}
+	b.report.note("first touch of 1 GiB, one core", "MiB/s", copyPages*mem.PageSize/float64(1<<20)/time.Since(began).Seconds())
+	return m.Close()
 }
