@@ -10,9 +10,9 @@ import "time"
 // the same, however far one is behind the other.
 //
 // It costs the guest the time between its rest and the next batch, and an input
-// the wait for the rest. So it ends after a while, which is longer where the
-// copies then disagree again; and where they disagree as often with it, about
-// something else, it is left for a while.
+// the wait for the rest. So it ends after a while, which is longer each time that
+// the copies disagree again soon after it; and where they disagree nearly as often
+// with it, about something else, it is left for a while.
 const (
 	// often is so many disagreements within a time.
 	often       = 3
@@ -30,11 +30,15 @@ const (
 // gather says whether inputs are batched (active), and when the guest was given
 // any.
 type gather struct {
-	// disagreements are when the copies last disagreed, oldest first.
+	// disagreements are when the copies last disagreed since batches began or ended,
+	// oldest first.
 	disagreements []time.Duration
+	// without is the time in which they disagreed often without batches.
+	without time.Duration
 	// until is when batches end, notBefore when they may begin.
 	until, notBefore time.Duration
-	// gathers and leaves are how long that is the next time.
+	// gathers and leaves are how long that was the last time; 0: it was not, or has
+	// been right without for as long.
 	gathers, leaves time.Duration
 	// since is when the oldest waiting input came, or became the oldest; given when
 	// the guest was last given inputs.
@@ -47,29 +51,39 @@ func (g *gather) on(now time.Duration) bool { return now < g.until }
 
 // disagreed begins to gather, or ends it, where the copies disagree often.
 func (g *gather) disagreed(now time.Duration) {
+	if !g.on(now) && now > g.until+g.gathers {
+		g.gathers = 0
+	}
+	if !g.on(now) && g.gathers > 0 { // it ended a moment ago, and that was too soon
+		g.leaves = 0
+		g.begin(now)
+		return
+	}
 	g.disagreements = append(g.disagreements, now)
 	if len(g.disagreements) < often {
 		return
 	}
-	first := g.disagreements[0]
-	if now-first > oftenWithin {
-		g.disagreements = append(g.disagreements[:0], g.disagreements[1:]...)
-		return
-	}
-	g.disagreements = g.disagreements[:0]
-	longer := func(d time.Duration) time.Duration { return min(max(2*d, gatherFirst), gatherMost) }
+	took := now - g.disagreements[0]
+	g.disagreements = append(g.disagreements[:0], g.disagreements[1:]...)
 	switch {
-	case g.on(now):
-		g.leaves = longer(g.leaves)
+	case g.on(now) && took <= 2*g.without:
+		g.gathers, g.leaves = 0, longer(g.leaves)
 		g.until, g.notBefore = now, now+g.leaves
-	case now >= g.notBefore:
-		if now > g.until+g.gathers {
-			g.gathers = 0 // it has been right without for as long
-		}
-		g.gathers = longer(g.gathers)
-		g.until = now + g.gathers
+		g.disagreements = g.disagreements[:0]
+	case !g.on(now) && took <= oftenWithin && now >= g.notBefore:
+		g.without = took
+		g.begin(now)
 	}
 }
+
+func (g *gather) begin(now time.Duration) {
+	g.gathers = longer(g.gathers)
+	g.until = now + g.gathers
+	g.disagreements = g.disagreements[:0]
+}
+
+// longer is how long what was done for d is done the next time.
+func longer(d time.Duration) time.Duration { return min(max(2*d, gatherFirst), gatherMost) }
 
 // ripe tells whether the guest has come to rest since it was last given inputs,
 // or has let those that wait wait for too long.

@@ -30,17 +30,22 @@ func TestWhenInputsAreGathered(t *testing.T) {
 	check(true, "a minute is not over")
 	now += 2 * time.Second
 	check(false, "a minute is over")
-	disagree(3, 100*time.Millisecond)
-	check(true, "often again")
+	disagree(1, 100*time.Millisecond)
+	check(true, "again, soon after it")
 	now += 119 * time.Second
 	check(true, "two minutes are not over")
 	now += 2 * time.Second
 	check(false, "two minutes are over")
-
-	disagree(3, 100*time.Millisecond)
+	now += 2 * time.Minute
+	disagree(2, 100*time.Millisecond)
+	check(false, "it was right without for as long")
+	disagree(1, 100*time.Millisecond)
 	check(true, "often again")
-	disagree(3, 100*time.Millisecond)
-	check(false, "as often with it")
+	disagree(50, time.Second)
+	check(true, "not nearly as often with it")
+
+	disagree(3, 200*time.Millisecond)
+	check(false, "nearly as often with it")
 	disagree(30, time.Second)
 	check(false, "left for a minute")
 	now += time.Minute
