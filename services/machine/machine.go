@@ -87,6 +87,10 @@ type Host struct {
 	// OnStop is told when the guest stops by itself, from a vCPU's goroutine.
 	// It may call Pause, Save and Reset, not Close.
 	OnStop func(vmm.Stop)
+	// OnIdle is told when the guest becomes idle, from a vCPU's goroutine. It must
+	// only signal another goroutine. Engine kvm, whose vCPUs go to sleep in the
+	// kernel, never calls it.
+	OnIdle func()
 	Log    hclog.Logger
 }
 

@@ -41,6 +41,7 @@ func (rv64Platform) newEngine(m *Machine, host Host) (vmm.Engine, error) {
 		Clock:   m.clock,
 		Harts:   m.cfg.CPUs,
 		OnStop:  host.OnStop,
+		OnIdle:  host.OnIdle,
 		Console: func(p []byte) { host.Console.Write(p) },
 		Log:     host.Log.Named("engine"),
 	})

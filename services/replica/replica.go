@@ -41,6 +41,9 @@ type life struct {
 	hello atomic.Pointer[pb.FromReplica]
 	// backlog is the Core's InputBacklog after the last batch.
 	backlog atomic.Int64
+	// awaitsRest: the Core has something to send that waits for a time, or for the
+	// guest to be idle.
+	awaitsRest atomic.Bool
 
 	uplink     uplink.Uplink
 	announcer  *uplink.Announcer
@@ -160,9 +163,13 @@ func (l *life) loop(ctx context.Context) {
 			l.core.Tick(now)
 			l.refit()
 		}
+		// Set before, so that a guest that becomes idle behind Flush's look is told of.
+		l.awaitsRest.Store(true)
 		l.core.Flush(now)
 		if at := l.core.Due(); at != 0 {
 			due.Reset(at - now)
+		} else {
+			l.awaitsRest.Store(false)
 		}
 		l.trace.flush()
 		l.backlog.Store(int64(l.core.InputBacklog()))
@@ -173,6 +180,13 @@ func (l *life) loop(ctx context.Context) {
 		if l.stamped {
 			l.cfg.disk.follow(l.core.Role(), l.core.Mode(), l.core.Term(), l.core.Epoch(), l.self.GetId())
 		}
+	}
+}
+
+// rested is told by a hart that the guest is idle.
+func (l *life) rested() {
+	if l.awaitsRest.CompareAndSwap(true, false) {
+		l.box.look()
 	}
 }
 

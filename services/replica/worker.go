@@ -134,6 +134,7 @@ func (w *worker) build(g *Guest) error {
 		NetReady: w.life.box.look,
 		Console:  w.life.cfg.Console,
 		OnStop:   w.stopped,
+		OnIdle:   w.life.rested,
 		Log:      w.life.log.Named("machine"),
 	})
 	if err != nil {

@@ -4,9 +4,10 @@ import "time"
 
 // Intervals of messages that are worth gathering.
 const (
-	// reportEvery is the least time between two reports of outputs to the arbiter.
-	// An output of a guest that is idle otherwise is reported at once; those of a
-	// burst follow together.
+	// reportEvery is the least time between two reports of outputs to the arbiter
+	// while the guest runs. An output of a guest that was idle is reported at once;
+	// those of a burst follow together, and what a guest that has come to rest has
+	// made does not wait: no other will follow soon.
 	reportEvery = time.Millisecond
 	// confirmEvery is the least time between two confirmations to the standby of
 	// what has left, but for those that travel with inputs. The later the standby
@@ -30,7 +31,7 @@ func (c *Core) Flush(now time.Duration) {
 	c.pace.flushed = now
 	c.pump(now)
 	c.pauseAtRest(now)
-	if now-c.pace.reported >= reportEvery && c.reportable() {
+	if c.reportable() && (now-c.pace.reported >= reportEvery || c.host.Idle() > 0) {
 		c.pace.reported = now
 		c.report(now)
 	}
@@ -41,7 +42,7 @@ func (c *Core) Flush(now time.Duration) {
 }
 
 // Due is when Flush will have something to send that it is too early for; 0:
-// nothing.
+// nothing. It is not too early any more as soon as the guest is idle.
 func (c *Core) Due() (at time.Duration) {
 	if c.ended {
 		return 0

@@ -30,6 +30,9 @@ type Config struct {
 	// OnStop is called from a hart's goroutine when the guest stops by itself.
 	// That hart counts as parked: OnStop may call Pause and Save, not Close.
 	OnStop func(vmm.Stop)
+	// OnIdle is called from a hart's goroutine when it begins to wait for an
+	// interrupt, which Idle tells from then on. It must only signal another goroutine. Optional.
+	OnIdle func()
 	// Console takes what the guest prints through SBI. Optional. The slice is
 	// only valid during the call.
 	Console func([]byte)
@@ -43,6 +46,7 @@ type Engine struct {
 	bus     vmm.Bus
 	clock   *vmm.Clock
 	onStop  func(vmm.Stop)
+	onIdle  func()
 	console func([]byte)
 	log     hclog.Logger
 	start   time.Time
@@ -76,11 +80,14 @@ func New(c Config) (*Engine, error) {
 		return nil, fmt.Errorf("rv64: memory at %#x instead of %#x", c.Memory.Base(), uint64(RAMBase))
 	}
 	e := &Engine{
-		mem: c.Memory, bus: c.Bus, clock: c.Clock, onStop: c.OnStop, console: c.Console, log: c.Log,
+		mem: c.Memory, bus: c.Bus, clock: c.Clock, onStop: c.OnStop, onIdle: c.OnIdle, console: c.Console, log: c.Log,
 		start: time.Now(), holds: 1, paused: true, running: c.Harts,
 	}
 	if e.log == nil {
 		e.log = hclog.NewNullLogger()
+	}
+	if e.onIdle == nil {
+		e.onIdle = func() {}
 	}
 	e.changed.L = &e.mu
 	e.plic = newPLIC(c.Harts, func(hart int, level bool) {

@@ -291,14 +291,15 @@ func (h *hart) sret() {
 // sleep blocks until something notifies the hart, or, where timer is not 0,
 // until stimecmp.
 func (h *hart) sleep(timer uint64) {
-	if h.idleSince.Load() == 0 {
-		h.idleSince.Store(max(1, int64(time.Since(h.eng.start))))
-	}
 	wakeAt := ^uint64(0)
 	if timer != 0 {
 		wakeAt = h.stimecmp
 	}
 	h.wakeAt.Store(wakeAt)
+	if h.idleSince.Load() == 0 {
+		h.idleSince.Store(max(1, int64(time.Since(h.eng.start))))
+		h.eng.onIdle()
+	}
 	h.sleeping.Store(true)
 	if h.attn.Load() == 0 {
 		h.sleeper.sleep(h.untilTimer(wakeAt))

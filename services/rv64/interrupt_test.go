@@ -129,6 +129,9 @@ func TestIdle(t *testing.T) {
 	if m.harts[0].instret == n {
 		t.Error("did not go on")
 	}
+	if n := m.rests.Load(); n != 1 {
+		t.Errorf("OnIdle was called %d times, for one wait", n)
+	}
 }
 
 // TestWakeLatency measures from SetIRQ to the guest's first store.

@@ -2,6 +2,7 @@ package rv64
 
 import (
 	"encoding/binary"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,6 +29,7 @@ type machine struct {
 	mem     *mem.Memory
 	clock   *vmm.Clock
 	stopped chan vmm.Stop
+	rests   atomic.Int32
 	printed []byte
 }
 
@@ -41,6 +43,7 @@ func newMachine(t testing.TB, bus vmm.Bus) *machine {
 	m.Engine, err = New(Config{
 		Memory: ram, Bus: bus, Clock: m.clock,
 		OnStop:  func(s vmm.Stop) { m.stopped <- s },
+		OnIdle:  func() { m.rests.Add(1) },
 		Console: func(p []byte) { m.printed = append(m.printed, p...) },
 	})
 	if err != nil {
