@@ -5,7 +5,9 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -477,12 +479,19 @@ func FreeAddress() (string, error) {
 	return addrs[0], nil
 }
 
+// Ports that are given out are below those that Linux gives to connections by
+// itself: one of these could otherwise be taken before who is to listen there does.
+const firstPort, lastPort = 12000, 32000
+
 // freeAddresses returns loopback addresses that nobody listens on.
 func freeAddresses(n int) (addrs []string, err error) {
-	for range n {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
+	for tries := 0; len(addrs) < n; tries++ {
+		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", firstPort+rand.N(lastPort-firstPort)))
+		if errors.Is(err, syscall.EADDRINUSE) && tries < 10*n+100 {
+			continue
+		}
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("find a free port: %w", err)
 		}
 		defer func() { _ = ln.Close() }() // it only reserved the port
 		addrs = append(addrs, ln.Addr().String())
