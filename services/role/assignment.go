@@ -105,6 +105,7 @@ func (c *Core) assign(now time.Duration, a *pb.Assignment) {
 		c.host.Reattach()
 		return
 	}
+	c.confirmed = true
 	if r.GetTerm() == c.term && r.GetMode() == c.mode {
 		return // said again to a replica that attached anew
 	}

@@ -102,8 +102,10 @@ type Core struct {
 
 	syncTimeout time.Duration
 	arbiterUp   bool
-	feedUp      bool
-	feedSpeaks  uint32 // the version that the last feed carried
+	// confirmed: the arbiter that is up has said that the term is in force.
+	confirmed  bool
+	feedUp     bool
+	feedSpeaks uint32 // the version that the last feed carried
 	// feeding says that inputs go to the standby, too: since the pause of the
 	// last checkpoint (active).
 	feeding bool
@@ -213,7 +215,7 @@ func (c *Core) helloRole() pb.Role {
 
 // ArbiterUp says that the stream to the arbiter is open and Hello was sent.
 func (c *Core) ArbiterUp(now time.Duration) {
-	c.arbiterUp = true
+	c.arbiterUp, c.confirmed = true, false
 	c.lastHeartbeat = now
 	if c.role == pb.Role_ROLE_SPARE {
 		c.event("waiting for the VM to need a standby", pb.Reason_REASON_UNSPECIFIED, "")
@@ -222,7 +224,7 @@ func (c *Core) ArbiterUp(now time.Duration) {
 
 // ArbiterDown says that the stream to the arbiter has ended. A PROTECTED
 // replica holds its outputs; a SOLO one goes on under its lease.
-func (c *Core) ArbiterDown(time.Duration) { c.arbiterUp = false }
+func (c *Core) ArbiterDown(time.Duration) { c.arbiterUp, c.confirmed = false, false }
 
 // Lease says until when the replica's lease is provably valid; a new lease has
 // another ID, and 0 is none. An active alone whose lease is a new one attaches

@@ -93,10 +93,10 @@ func (c *Core) soloGate(now time.Duration) bool {
 
 // bypasses tells whether an output that a rule lets past the arbiter may leave
 // at once. Nothing excludes that the standby was made active a moment ago and
-// this replica has not heard of it; that it must be in touch with its arbiter and
-// hold its lease bounds how long such a one speaks on.
+// this replica has not heard of it; that it must be in touch with the arbiter that
+// it has its part from, and hold its lease, bounds how long such a one speaks on.
 func (c *Core) bypasses(now time.Duration) bool {
-	return c.role == pb.Role_ROLE_ACTIVE && c.mode == pb.Mode_MODE_PROTECTED && !c.holding && c.arbiterUp && now < c.leaseUntil
+	return c.role == pb.Role_ROLE_ACTIVE && c.mode == pb.Mode_MODE_PROTECTED && !c.holding && c.confirmed && now < c.leaseUntil
 }
 
 // emitSolo emits all that is held if the lease allows it.
