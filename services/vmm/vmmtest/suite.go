@@ -27,7 +27,7 @@ func run(t *testing.T, x *Target, tests []test) {
 // program "smp".
 func RunSMP(t *testing.T, x *Target) {
 	run(t, x, []test{
-		{"MovesAllCPUs", func(t *testing.T, x *Target) { moves(t, x, "smp") }},
+		{"MovesAllCPUs", func(t *testing.T, x *Target) { moves(t, x, "smp", maxRounds) }},
 		{"PauseIsQuickAndWhole", pauseIsQuick},
 		{"OwnStop", ownStop},
 		{"StopInOnStop", stopInOnStop},
@@ -183,7 +183,7 @@ func closed(t *testing.T, x *Target) {
 }
 
 // movesInTheMiddle moves a computing guest, which ends like one left alone.
-func movesInTheMiddle(t *testing.T, x *Target) { moves(t, x, "mix") }
+func movesInTheMiddle(t *testing.T, x *Target) { moves(t, x, "mix", maxRounds) }
 
 // compare compares what programs wrote.
 func compare(t *testing.T, x *Target, a, b *machine) {
@@ -204,7 +204,7 @@ func compare(t *testing.T, x *Target, a, b *machine) {
 // movesBetweenAccesses moves a guest that does nothing but access a device:
 // each access happens once.
 func movesBetweenAccesses(t *testing.T, x *Target) {
-	m, rounds := moves(t, x, "echo")
+	m, rounds := moves(t, x, "echo", maxLog/2) // each round is in the log
 	log := m.device.Log()
 	for i, v := range log {
 		if v != uint64(i) {
@@ -216,13 +216,16 @@ func movesBetweenAccesses(t *testing.T, x *Target) {
 	}
 }
 
+// maxRounds are more than any machine does in the time that moves needs.
+const maxRounds = 1 << 30
+
 // moves runs a program alone, then another time moving from engine to engine,
 // and compares what they leave. It returns the latter machine, and for how many
 // rounds the program ran: as many as give room for a few moves, whatever the
-// engine's speed.
-func moves(t *testing.T, x *Target, program string) (m *machine, rounds uint64) {
+// engine's speed, up to most.
+func moves(t *testing.T, x *Target, program string, most uint64) (m *machine, rounds uint64) {
 	t.Helper()
-	const enough, most = 100 * time.Millisecond, maxLog / 2
+	const enough = 100 * time.Millisecond
 	for rounds = 100; ; rounds *= 2 {
 		alone := x.boot(t, program, rounds)
 		start := time.Now()
