@@ -70,7 +70,7 @@ type Config struct {
 	Events  *events.Log
 	Log     hclog.Logger
 	// MaxVMs and MaxStreams (of one VM) bound what replicas can cause. Zero
-	// values stand for 1000 and 32.
+	// values stand for 4096 and 32.
 	MaxVMs, MaxStreams int
 	// OnCommit, if set, is told how long each etcd transaction took.
 	OnCommit func(time.Duration, error)
@@ -92,7 +92,7 @@ type Registry struct {
 // New returns an empty registry.
 func New(cfg Config) *Registry {
 	if cfg.MaxVMs == 0 {
-		cfg.MaxVMs = 1000
+		cfg.MaxVMs = 4096
 	}
 	if cfg.MaxStreams == 0 {
 		cfg.MaxStreams = 32
