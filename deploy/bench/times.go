@@ -123,7 +123,7 @@ func (b *bench) pauseWith(ctx context.Context, c *cluster.Cluster, w *watch, n u
 	}
 	defer func() { _ = asker.Close() }() // it has its answer
 	w.heard()
-	// Copies that are equal may draw the same random numbers for a while.
+	// The copies' clocks may show the same for once.
 	var done *pb.Event
 	for end := time.Now().Add(readyTimeout); done == nil; {
 		if _, err := asker.Do(end); err != nil {

@@ -8,7 +8,8 @@
 //	tcp 9001  takes bytes; answers each MiB with the number of MiB so far
 //	udp 9002  echo
 //	tcp 9003  echo of lines
-//	tcp 9004  16 random bytes for each byte
+//	tcp 9004  for each byte the time in nanoseconds and 8 random bytes, which copies
+//	          that have just been made equal may draw alike for a while
 //	tcp 9005  takes a number of rounds, computes so many, answers with the result
 //	tcp 9006  takes a number of pages, writes so many with contents of this copy's
 //	          own, answers with the number
@@ -127,7 +128,8 @@ func differ(c net.Conn) {
 		if _, err := io.ReadFull(c, ask[:]); err != nil {
 			return
 		}
-		_, _ = rand.Read(answer) // never fails
+		binary.LittleEndian.PutUint64(answer, uint64(time.Now().UnixNano()))
+		_, _ = rand.Read(answer[8:]) // never fails
 		if _, err := c.Write(answer); err != nil {
 			return
 		}
