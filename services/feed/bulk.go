@@ -248,11 +248,7 @@ func varint(b []byte, field protowire.Number) (v uint64, rest []byte, ok bool) {
 	if n < 0 || f != field || kind != protowire.VarintType {
 		return 0, b, false
 	}
-	v, m := protowire.ConsumeVarint(b[n:])
-	if m < 0 {
-		return 0, b, false
-	}
-	return v, b[n+m:], true
+	return number(b[n:])
 }
 
 // span takes a field with bytes off b.
@@ -261,11 +257,7 @@ func span(b []byte, field protowire.Number) (v, rest []byte, ok bool) {
 	if n < 0 || f != field || kind != protowire.BytesType {
 		return nil, b, false
 	}
-	v, m := protowire.ConsumeBytes(b[n:])
-	if m < 0 {
-		return nil, b, false
-	}
-	return v, b[n+m:], true
+	return length(b[n:])
 }
 
 // varints returns the packed numbers in b.
@@ -281,11 +273,11 @@ func varints[T any](b []byte, as func(uint64) T) ([]T, bool) {
 	}
 	vs := make([]T, 0, count)
 	for len(b) > 0 {
-		v, n := protowire.ConsumeVarint(b)
-		if n < 0 {
+		v, rest, ok := number(b)
+		if !ok {
 			return nil, false
 		}
-		vs, b = append(vs, as(v)), b[n:]
+		vs, b = append(vs, as(v)), rest
 	}
 	return vs, true
 }

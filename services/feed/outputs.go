@@ -54,7 +54,7 @@ func decodeOutputs(b []byte, m *pb.FromReplica) bool {
 	var (
 		slab    = make([]pb.Output, e.items)
 		outputs = make([]*pb.Output, e.items)
-		digests = make([]byte, 0, e.items*len16)
+		digests = make([]byte, 0, e.items*digestSize)
 	)
 	for i := range slab {
 		item, rest, ok := length(e.body[1:]) // openEnvelope has seen it
@@ -71,8 +71,8 @@ func decodeOutputs(b []byte, m *pb.FromReplica) bool {
 	return true
 }
 
-// len16 is the length of a digest.
-const len16 = 16
+// digestSize is the size in bytes of a digest.
+const digestSize = 16
 
 // decodeOutput decodes one output, whose digest it appends to digests.
 func decodeOutput(b []byte, o *pb.Output, digests []byte) ([]byte, bool) {
