@@ -31,7 +31,8 @@ type Config struct {
 	// That hart counts as parked: OnStop may call Pause and Save, not Close.
 	OnStop func(vmm.Stop)
 	// OnIdle is called from a hart's goroutine when it begins to wait for an
-	// interrupt, which Idle tells from then on. It must only signal another goroutine. Optional.
+	// interrupt, which Idle tells from then on. It must only signal another
+	// goroutine. Optional.
 	OnIdle func()
 	// Console takes what the guest prints through SBI. Optional. The slice is
 	// only valid during the call.

@@ -39,7 +39,8 @@ func TestDue(t *testing.T) {
 	}
 }
 
-// dueRun lets two seconds pass, in which nobody says anything, and returns after how long something but a heartbeat happens.
+// dueRun lets two seconds pass, in which nobody says anything, and returns after
+// how long something but a heartbeat happens.
 func dueRun(t *testing.T, policy *pb.Policy, then string, lazy bool) (after time.Duration, beats int) {
 	s := compared(t, policy, 300*time.Millisecond, then)
 	for begun := s.now; s.now.Sub(begun) < 2*time.Second; {

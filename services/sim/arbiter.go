@@ -192,7 +192,7 @@ func (t *seat) tick() {
 	case !t.busy && !t.deciding && a.valid() && now >= t.nextTry:
 		t.own()
 	}
-	if !time.Unix(0, 0).Add(now).Before(t.core.Due()) {
+	if !a.time().Before(t.core.Due()) {
 		t.step(session.Tick{})
 	}
 }
@@ -257,6 +257,9 @@ func (t *seat) giveUp() {
 	t.sendAway(&pb.Refusal{Action: pb.Refusal_ACTION_RETRY})
 }
 
+// time is the arbiter's clock as its sessions are told it.
+func (a *arbiter) time() time.Time { return time.Unix(0, 0).Add(a.clock()) }
+
 func (t *seat) step(in session.Input) {
 	a, w := t.a, t.v.w
 	if t.owns && !a.valid() {
@@ -264,7 +267,7 @@ func (t *seat) step(in session.Input) {
 			t.disown()
 		}
 	}
-	for _, e := range t.core.Step(time.Unix(0, 0).Add(a.clock()), in) {
+	for _, e := range t.core.Step(a.time(), in) {
 		switch e := e.(type) {
 		case session.Send:
 			if s := t.streams[e.Conn]; s != nil && t.owns {
